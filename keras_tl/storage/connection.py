@@ -1,0 +1,209 @@
+"""One connection to MongoDB and Kafka: lazy, a client for each process, no secret in sight."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
+
+if TYPE_CHECKING:
+    from kafka import KafkaConsumer, KafkaProducer
+    from pymongo import MongoClient
+    from pymongo.database import Database
+
+_SECRET_OPTION = re.compile(r"((?:password|token|secret|properties)[^=&]*=)[^&]*", re.IGNORECASE)
+_SECRET_KEY = re.compile(r"password|token|secret", re.IGNORECASE)
+_PROJECT = re.compile(r"[A-Za-z0-9_-]{1,38}")
+
+# The writer's defaults. The driver's own wait of 30 s for a dead server is what froze other
+# trackers; the URI's own options win over these.
+_CLIENT_DEFAULTS: dict[str, Any] = {
+    "appname": "keras_tl",
+    "maxPoolSize": 8,
+    "serverSelectionTimeoutMS": 3000,
+    "connectTimeoutMS": 3000,
+    "timeoutMS": 20000,
+    "w": "majority",
+    "readConcernLevel": "majority",
+    "tz_aware": True,
+}
+
+
+def redact(uri: str) -> str:
+    """The URI without its password and without secret options.
+
+    Example:
+
+    >>> redact("mongodb://ada:pass@db:27017/?tls=true")
+    'mongodb://ada:***@db:27017/?tls=true'
+    """
+    uri = re.sub(r"(//[^/@:]*):.*@(?=[^@/]*(?:/|\?|$))", r"\1:***@", uri)
+    return _SECRET_OPTION.sub(r"\1***", uri)
+
+
+def redact_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with every secret value replaced by `***`."""
+    return {k: "***" if _SECRET_KEY.search(k) else v for k, v in options.items()}
+
+
+class Connection:
+    """Lazily made clients of one MongoDB and one Kafka, safe across `fork` and threads.
+
+    Args:
+        mongodb: MongoDB URI with any pymongo option (TLS, SCRAM, ...); `None` if unused.
+        kafka: bootstrap servers (`"host:9092,host2:9092"`), or a mapping of options in
+            kafka-python's own names (`bootstrap_servers`, `security_protocol`,
+            `sasl_mechanism`, ...); `None` if unused.
+        project: name of the database that keeps this project's documents.
+        **mongo_options: passed to `pymongo.MongoClient`; they win over the URI's.
+
+    Raises:
+        ValueError: if `project` cannot be a database name.
+
+    Example:
+
+    >>> Connection("mongodb://ada:pass@db:27017", kafka="broker:9092")
+    Connection(mongodb='mongodb://ada:***@db:27017', kafka='broker:9092', project='keras_tl')
+    """
+
+    def __init__(
+        self,
+        mongodb: str | None = None,
+        kafka: str | Mapping[str, Any] | None = None,
+        project: str = "keras_tl",
+        **mongo_options: Any,
+    ) -> None:
+        if not _PROJECT.fullmatch(project):
+            raise ValueError(
+                "`project` must be 1 to 38 letters, digits, `_` or `-`. "
+                f"Received: project={project!r}"
+            )
+        self._uri = mongodb
+        self._kafka = {"bootstrap_servers": kafka} if isinstance(kafka, str) else kafka
+        self.project = project
+        self._mongo_options = mongo_options
+        self._lock = threading.Lock()
+        self._client: MongoClient[dict[str, Any]] | None = None
+        self._pid = 0
+
+    def __repr__(self) -> str:
+        servers = self._kafka.get("bootstrap_servers") if self._kafka else None
+        return (
+            f"Connection(mongodb={self.address!r}, kafka={servers!r}, project={self.project!r})"
+        )
+
+    @property
+    def address(self) -> str | None:
+        """The MongoDB URI without its secrets."""
+        return redact(self._uri) if self._uri else None
+
+    @property
+    def client(self) -> MongoClient[dict[str, Any]]:
+        """The process's `MongoClient`.
+
+        Raises:
+            ValueError: if no MongoDB was given.
+        """
+        if self._uri is None:
+            raise ValueError(
+                "`mongodb` is needed for this: pass a URI, set KERAS_TL_MONGODB, or start a "
+                "local stack with `keras-tl up`. Received: mongodb=None"
+            )
+        with self._lock:
+            # A client's sockets and threads do not survive a fork, so a child makes its own.
+            if self._client is None or self._pid != os.getpid():
+                import pymongo
+
+                named = {key.lower() for key, _ in parse_qsl(urlsplit(self._uri).query)}
+                defaults = {k: v for k, v in _CLIENT_DEFAULTS.items() if k.lower() not in named}
+                self._client = pymongo.MongoClient(self._uri, **{**defaults, **self._mongo_options})
+                self._pid = os.getpid()
+            return self._client
+
+    @property
+    def db(self) -> Database[dict[str, Any]]:
+        """The project's database; its collections and indexes exist after the first use.
+
+        Raises:
+            ValueError: if no MongoDB was given, or the server is a standalone one.
+            RuntimeError: if a newer keras_tl wrote the store.
+        """
+        from keras_tl.storage import schema
+
+        db = self.client[self.project]
+        schema.ensure(db)
+        return db
+
+    @property
+    def kafka(self) -> dict[str, Any]:
+        """Kafka client options, in kafka-python's own names.
+
+        Raises:
+            ValueError: if no Kafka was given.
+        """
+        if self._kafka is None:
+            raise ValueError(
+                "`kafka` is needed for this: pass bootstrap servers, set KERAS_TL_KAFKA, or "
+                "start a local stack with `keras-tl up`. Received: kafka=None"
+            )
+        return dict(self._kafka)
+
+    @property
+    def has_kafka(self) -> bool:
+        """Whether a Kafka was given."""
+        return self._kafka is not None
+
+    def consumer(self, **options: Any) -> KafkaConsumer:
+        """A new `KafkaConsumer` on this connection's servers."""
+        return _kafka_module().KafkaConsumer(**{**self.kafka, **options})
+
+    def producer(self, **options: Any) -> KafkaProducer:
+        """A new `KafkaProducer` on this connection's servers."""
+        return _kafka_module().KafkaProducer(**{**self.kafka, **options})
+
+    def close(self, timeout: float = 2.0) -> None:
+        """Close the client; a server that does not answer holds this up for `timeout` s at most."""
+        with self._lock:
+            client, self._client = self._client, None
+            owned = self._pid == os.getpid()
+        if client is not None and owned:
+            # MongoClient.close() ends its sessions on the server and waits for a dead one 30 s.
+            closer = threading.Thread(target=client.close, name="keras_tl-close", daemon=True)
+            closer.start()
+            closer.join(timeout)
+
+
+def _kafka_module() -> Any:
+    try:
+        import crc32c  # noqa: F401  # without it kafka-python computes CRCs in Python, 10x slower
+        import kafka
+    except ImportError as error:
+        raise ImportError(
+            "Kafka needs kafka-python and crc32c: `pip install keras_tl[kafka]`."
+        ) from error
+    return kafka
+
+
+_shared: dict[tuple[Any, ...], Connection] = {}
+
+
+def connect(target: Any) -> Connection:
+    """The connection of a hub, of a URI (one for each URI and process), or the one given.
+
+    Raises:
+        ValueError: if `target` is none of these.
+    """
+    connection = getattr(target, "connection", target)
+    if isinstance(connection, Connection):
+        return connection
+    if isinstance(connection, str):
+        key = (connection, os.getpid())
+        if key not in _shared:
+            _shared[key] = Connection(connection)
+        return _shared[key]
+    raise ValueError(
+        f"`hub` must be a `Hub` or a MongoDB URI. Received: hub of type {type(target).__name__}"
+    )
