@@ -87,6 +87,7 @@ class Connection:
         self._mongo_options = mongo_options
         self._lock = threading.Lock()
         self._client: MongoClient[dict[str, Any]] | None = None
+        self._ensured: MongoClient[dict[str, Any]] | None = None
         self._pid = 0
 
     def __repr__(self) -> str:
@@ -133,8 +134,11 @@ class Connection:
         """
         from keras_tl.storage import schema
 
-        db = self.client[self.project]
-        schema.ensure(db)
+        client = self.client
+        db = client[self.project]
+        if self._ensured is not client:
+            schema.ensure(db)
+            self._ensured = client
         return db
 
     @property

@@ -38,11 +38,9 @@ COLLECTIONS: dict[str, tuple[list[str], list[tuple[list[tuple[str, int]], bool]]
     "leases": (["token"], []),
 }
 
-_ensured: set[tuple[int, str]] = set()
-
 
 def ensure(db: Database[dict[str, Any]]) -> None:
-    """Create what is missing of the collections and indexes, once for each client.
+    """Create what is missing of the collections and indexes.
 
     They exist before any transaction: one that has to create a collection fails on old servers.
 
@@ -50,9 +48,6 @@ def ensure(db: Database[dict[str, Any]]) -> None:
         ValueError: if the server is a standalone one, which has no transactions.
         RuntimeError: if a newer keras_tl wrote the store.
     """
-    key = (id(db.client), db.name)
-    if key in _ensured:
-        return
     from pymongo.errors import CollectionInvalid, OperationFailure
 
     hello = db.client.admin.command("hello")
@@ -87,4 +82,3 @@ def ensure(db: Database[dict[str, Any]]) -> None:
             {"$max": {"n": SCHEMA}, "$set": {"collections": sorted(COLLECTIONS)}},
             upsert=True,
         )
-    _ensured.add(key)

@@ -1,0 +1,212 @@
+"""The local journal: what a process logs is here first, and survives `kill -9`.
+
+A file of framed records, appended by one `os.write` each: what the kernel has taken is kept when
+the process dies (not when the machine loses power). The file is locked while its process lives;
+whoever gets the lock may replay it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import struct
+import threading
+import weakref
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_FRAME = struct.Struct("<IIB")  # payload length, CRC-32 of kind and payload, kind
+_MAX_RECORD = 64 << 20
+
+
+class Kind:
+    """Kinds of records. Data records are numbered; the others say something about them."""
+
+    HEADER = 0  # {"base": number of the first data record, ...}: always the first record
+    ROW = 1  # data: a row of numbers, packed
+    DOC = 2  # data: a document to upsert
+    EVENT = 3  # data: a row with other values than numbers
+    COLUMNS = 10  # names of the columns of rows
+    CHUNK = 11  # [first, last]: these data records are about to be sent as one chunk
+    SENT = 12  # last: everything up to here is acknowledged by a majority
+    VERSION = 13  # a model version waits in a file beside the journal
+    VERSION_SENT = 14  # its id: committed, or given up
+
+
+DATA = frozenset({Kind.ROW, Kind.DOC, Kind.EVENT})
+
+
+class Record(NamedTuple):
+    """One record: where it ends in the file, its kind and its payload."""
+
+    end: int
+    kind: int
+    payload: bytes
+
+    def json(self) -> Any:
+        """The payload of a record that is JSON."""
+        return json.loads(self.payload)
+
+
+class Journal:
+    """One process's append-only file of records.
+
+    Args:
+        path: the file; made if missing.
+        header: facts about the journal as a whole, kept as its first record.
+        limit: size in bytes from which droppable records are refused.
+
+    Raises:
+        BlockingIOError: if another process holds the journal.
+
+    Example:
+
+    >>> import tempfile, pathlib
+    >>> journal = Journal(pathlib.Path(tempfile.mkdtemp()) / "a.journal", {"project": "demo"})
+    >>> journal.append(Kind.EVENT, b"{}")
+    True
+    >>> [record.kind for record in journal.read()]
+    [0, 3]
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], header: dict[str, Any] | None = None, limit: int = 256 << 20
+    ) -> None:
+        self.path = Path(path)
+        self.limit = limit
+        self.dropped = 0
+        self._lock = threading.RLock()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._fd = _open_locked(self.path)
+        self._size = os.fstat(self._fd).st_size
+        records = list(self.read())
+        # A torn tail is what the process was writing when it died: nobody was told it was kept.
+        end = records[-1].end if records else 0
+        if end != self._size:
+            os.ftruncate(self._fd, end)
+            self._size = end
+        if not records:
+            self.append(Kind.HEADER, json.dumps({"base": 0, **(header or {})}).encode())
+            records = list(self.read())
+        self.header: dict[str, Any] = records[0].json()
+        _live.add(self)
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        return self._size
+
+    def append(self, kind: int, payload: bytes, *, droppable: bool = False) -> bool:
+        """Append a record; `False` if it was dropped because the journal is at its limit.
+
+        Raises:
+            OSError: if the disk refuses it; the journal is left as it was.
+        """
+        record = _FRAME.pack(len(payload), zlib.crc32(payload, kind), kind) + payload
+        with self._lock:
+            if droppable and self._size >= self.limit:
+                self.dropped += 1
+                return False
+            try:
+                written = os.write(self._fd, record)
+                if written != len(record):
+                    raise OSError(f"only {written} of {len(record)} bytes were written")
+            except OSError:
+                os.ftruncate(self._fd, self._size)  # or what follows could never be read
+                raise
+            self._size += written
+        return True
+
+    def read(self, start: int = 0) -> Iterator[Record]:
+        """The whole records from byte `start` on; stops at the first one that is not whole."""
+        end = self._size
+        data = os.pread(self._fd, end - start, start) if end > start else b""
+        position = 0
+        while position + _FRAME.size <= len(data):
+            length, checksum, kind = _FRAME.unpack_from(data, position)
+            stop = position + _FRAME.size + length
+            if length > _MAX_RECORD or stop > len(data):
+                return
+            payload = data[position + _FRAME.size : stop]
+            if zlib.crc32(payload, kind) != checksum:
+                return
+            position = stop
+            yield Record(start + position, kind, payload)
+
+    def rewrite(self, header: dict[str, Any], keep: list[tuple[int, bytes]], after: int) -> int:
+        """Replace everything before byte `after` by a header and `keep`; returns its new place.
+
+        The new file takes the old one's name in one step, so a kill leaves one or the other.
+        """
+        temporary = self.path.with_suffix(".rewrite")
+        with self._lock:
+            temporary.unlink(missing_ok=True)
+            fd = _open_locked(temporary)
+            self.header = {**self.header, **header}
+            records = [(Kind.HEADER, json.dumps(self.header).encode()), *keep]
+            head = b"".join(
+                _FRAME.pack(len(payload), zlib.crc32(payload, kind), kind) + payload
+                for kind, payload in records
+            )
+            tail = os.pread(self._fd, self._size - after, after)
+            try:
+                _write_all(fd, head + tail)
+                os.replace(temporary, self.path)
+            except OSError:
+                os.close(fd)
+                temporary.unlink(missing_ok=True)
+                raise
+            os.close(self._fd)
+            self._fd, self._size = fd, len(head) + len(tail)
+        return len(head)
+
+    def close(self, *, delete: bool = False) -> None:
+        """Give the journal up, and delete it if nothing in it is wanted any more."""
+        with self._lock:
+            if self._fd >= 0:
+                if delete:
+                    self.path.unlink(missing_ok=True)
+                os.close(self._fd)
+                self._fd = -1
+
+
+def orphans(folder: str | os.PathLike[str]) -> Iterator[Journal]:
+    """The journals under `folder` whose process is gone, locked for the caller."""
+    for path in sorted(Path(folder).glob("*.journal")):
+        try:
+            yield Journal(path)
+        except (BlockingIOError, FileNotFoundError):
+            continue  # its process lives, or another one replays it
+
+
+def _open_locked(path: Path) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(fd).st_ino != os.stat(path).st_ino:
+            raise BlockingIOError(f"{path.name} was just replaced by its owner")
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+# A forked child shares the lock and the file's end with its parent: it must not write there.
+_live: weakref.WeakSet[Journal] = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    for journal in list(_live):
+        journal._fd = -1
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
