@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 _FRAME = struct.Struct("<IIB")  # payload length, CRC-32 of kind and payload, kind
 _MAX_RECORD = 64 << 20
+_PIECE = 1 << 20
 
 
 class Kind:
@@ -73,25 +74,31 @@ class Journal:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], header: dict[str, Any] | None = None, limit: int = 256 << 20
+        self,
+        path: str | os.PathLike[str],
+        header: dict[str, Any] | None = None,
+        limit: int = 256 << 20,
+        *,
+        create: bool = True,
     ) -> None:
         self.path = Path(path)
         self.limit = limit
         self.dropped = 0
         self._lock = threading.RLock()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._fd = _open_locked(self.path)
+        self._fd = _open_locked(self.path, os.O_CREAT if create else 0)
         self._size = os.fstat(self._fd).st_size
-        records = list(self.read())
+        first, end = None, 0
+        for record in self.read():
+            first, end = first or record, record.end
         # A torn tail is what the process was writing when it died: nobody was told it was kept.
-        end = records[-1].end if records else 0
         if end != self._size:
             os.ftruncate(self._fd, end)
             self._size = end
-        if not records:
+        if first is None:
             self.append(Kind.HEADER, json.dumps({"base": 0, **(header or {})}).encode())
-            records = list(self.read())
-        self.header: dict[str, Any] = records[0].json()
+            first = next(self.read())
+        self.header: dict[str, Any] = first.json()
         _live.add(self)
 
     @property
@@ -122,19 +129,30 @@ class Journal:
 
     def read(self, start: int = 0) -> Iterator[Record]:
         """The whole records from byte `start` on; stops at the first one that is not whole."""
-        end = self._size
-        data = os.pread(self._fd, end - start, start) if end > start else b""
-        position = 0
-        while position + _FRAME.size <= len(data):
+        data, position = b"", 0
+        while True:
+            if len(data) - position < _FRAME.size:
+                start, data, position = start + position, self._piece(start + position), 0
+                if len(data) < _FRAME.size:
+                    return
             length, checksum, kind = _FRAME.unpack_from(data, position)
             stop = position + _FRAME.size + length
-            if length > _MAX_RECORD or stop > len(data):
+            if length > _MAX_RECORD:
                 return
+            if stop > len(data):
+                start, data = start + position, self._piece(start + position, length + _FRAME.size)
+                position, stop = 0, _FRAME.size + length
+                if stop > len(data):
+                    return
             payload = data[position + _FRAME.size : stop]
             if zlib.crc32(payload, kind) != checksum:
                 return
             position = stop
             yield Record(start + position, kind, payload)
+
+    def _piece(self, start: int, least: int = 0) -> bytes:
+        with self._lock:  # the size and the file belong together
+            return os.pread(self._fd, min(max(_PIECE, least), self._size - start), start)
 
     def rewrite(self, header: dict[str, Any], keep: list[tuple[int, bytes]], after: int) -> int:
         """Replace everything before byte `after` by a header and `keep`; returns its new place.
@@ -144,7 +162,7 @@ class Journal:
         temporary = self.path.with_suffix(".rewrite")
         with self._lock:
             temporary.unlink(missing_ok=True)
-            fd = _open_locked(temporary)
+            fd = _open_locked(temporary, os.O_CREAT)
             self.header = {**self.header, **header}
             records = [(Kind.HEADER, json.dumps(self.header).encode()), *keep]
             head = b"".join(
@@ -177,13 +195,13 @@ def orphans(folder: str | os.PathLike[str]) -> Iterator[Journal]:
     """The journals under `folder` whose process is gone, locked for the caller."""
     for path in sorted(Path(folder).glob("*.journal")):
         try:
-            yield Journal(path)
+            yield Journal(path, create=False)
         except (BlockingIOError, FileNotFoundError):
             continue  # its process lives, or another one replays it
 
 
-def _open_locked(path: Path) -> int:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+def _open_locked(path: Path, flags: int) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | flags, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(fd).st_ino != os.stat(path).st_ino:
@@ -206,7 +224,9 @@ _live: weakref.WeakSet[Journal] = weakref.WeakSet()
 
 def _forget_in_child() -> None:
     for journal in list(_live):
-        journal._fd = -1
+        if journal._fd >= 0:
+            os.close(journal._fd)
+            journal._fd = -1
 
 
 os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,0 +1,265 @@
+"""`MongoCheckpoint`: versions of a model in MongoDB while it trains, and back from there."""
+
+from __future__ import annotations
+
+import uuid
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_tl.callbacks import states
+from keras_tl.models import resuming, runs, state, versions
+from keras_tl.storage.connection import connect
+from keras_tl.streams import TopicChanged, fitting
+
+
+class MongoCheckpoint(keras.callbacks.Callback):
+    """Saves versions of the model to MongoDB: weights, optimizer, seeds, callbacks and offsets.
+
+    Takes the arguments of `keras.callbacks.ModelCheckpoint`, with their meanings; a version takes
+    the place of the file. A version appears whole or not at all, tensors that did not change cost
+    nothing, and `fit` waits for a copy of the weights only: the rest is done in the background.
+
+    When the model is trained on a stream, a version holds the offsets of exactly the samples that
+    are in its weights. With `hub.stream(..., resume=model)` it puts that version back into the
+    model when `fit` begins, and continues in the middle of the epoch where it was.
+
+    It needs the values of no batch, so that Keras keeps its asynchronous dispatch on JAX.
+
+    Args:
+        hub: a `Hub`, or a MongoDB URI.
+        model: key under which the versions are kept.
+        monitor: name of the metric that tells which version is best.
+        verbose: 1 to print a line when a version is taken.
+        save_best_only: only save when `monitor` improved.
+        save_weights_only: leave the optimizer out. Such a version cannot be resumed exactly.
+        mode: `"auto"`, `"min"` or `"max"`.
+        save_freq: `"epoch"`, or a number of batches.
+        initial_value_threshold: value of `monitor` that a best version has to beat.
+        run: name of the run, for people.
+        tags: strings and numbers to keep with each version.
+        flush_timeout: how long the end of `fit` waits for MongoDB at most, in s.
+
+    Raises:
+        ValueError: for a `mode` or `save_freq` that is none of the above.
+
+    Example:
+
+    ```python
+    checkpoint = keras_tl.callbacks.MongoCheckpoint("mongodb://localhost", model="digits")
+    model.fit(x, y, epochs=5, callbacks=[checkpoint])
+    ```
+    """
+
+    def __init__(
+        self,
+        hub: Any,
+        model: str,
+        monitor: str = "val_loss",
+        verbose: int = 0,
+        save_best_only: bool = False,
+        save_weights_only: bool = False,
+        mode: str = "auto",
+        save_freq: int | str = "epoch",
+        initial_value_threshold: float | None = None,
+        *,
+        run: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        flush_timeout: float = 10.0,
+    ) -> None:
+        super().__init__()
+        if mode not in ("auto", "min", "max"):
+            raise ValueError(f'`mode` must be "auto", "min" or "max". Received: mode={mode!r}')
+        if save_freq != "epoch" and (not isinstance(save_freq, int) or save_freq < 1):
+            raise ValueError(
+                f'`save_freq` must be "epoch" or a positive integer. Received: {save_freq!r}'
+            )
+        self.connection = connect(hub)
+        self.key = model
+        self.monitor = monitor
+        self.verbose = verbose
+        self.save_best_only = save_best_only
+        self.save_weights_only = save_weights_only
+        self.mode = mode
+        self.save_freq = save_freq
+        self.best = initial_value_threshold
+        self.name = run
+        self.tags = dict(tags or {})
+        self.flush_timeout = flush_timeout
+        self._run: runs.Run | None = None
+        self._stream: Any = None
+        self._resumed: Mapping[str, Any] | None = None
+        self._others: list[keras.callbacks.Callback] = []
+        self._since_save = 0
+
+    # Batches trained: `_first_step` before this epoch in the whole history of the model,
+    # `_first_batch` in this epoch before a resume, `_steps` in this epoch by this `fit`.
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        about = {"name": self.name, "model": self.key}
+        self._run = runs.join(self, self.model, self.connection, **about)
+        self._others = states.siblings(self)
+        self._first_step = self._steps = self._first_batch = 0
+        self._epoch = -1
+        self._end_epoch: _EndOfEpoch | None = None
+        self._config = state.describe(self.model)
+        self._stream, self._streamed = None, 0
+        self._resumed = resuming.claim(self.connection, self.key)
+        if self._resumed is not None:
+            self._resume(self._resumed)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        run = self._run
+        assert run is not None
+        run.start()
+        self._per_execution = self.model.steps_per_execution
+        if self._epoch < 0:
+            self._first_step, self._first_batch = run.start_step, run.start_batch
+            if self._resumed is not None:  # their `on_train_begin` has reset them
+                states.restore(self._resumed["callbacks"], [self, *self._others])
+        else:
+            self._first_step, self._first_batch = self._first_step + self._steps, 0
+        self._epoch, self._steps, self._begun = epoch, 0, -self._per_execution
+        self._streamed = self._stream.trained if self._stream is not None else 0
+        fitting.expect(self)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if batch == 0:
+            stream = fitting.attached(self)
+            if stream is not self._stream:
+                self._stream, self._streamed = stream, stream.trained if stream else 0
+            self._restore_metrics()
+        self._begun = batch
+        self._advance(batch)
+        if (
+            self.save_freq != "epoch"
+            and self._since_save >= int(self.save_freq)
+            and self._steps > 0
+        ):
+            state.synchronise(self.model)
+            self._save(self.model.get_metrics_result(), self._epoch, self._first_batch + batch)
+        goal = (self.params or {}).get("steps")
+        if goal and self._first_batch and batch + self._per_execution >= goal - self._first_batch:
+            # The rest of an epoch that was resumed in the middle: a source that ended it early
+            # would make Keras take its length for the length of every epoch.
+            self._end_epoch = self.model.stop_training = _EndOfEpoch()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if self._end_epoch is not None and self.model.stop_training is self._end_epoch:
+            self.model.stop_training = False
+        self._end_epoch = None
+        self._advance(self._steps_at_end())
+        if self.save_freq == "epoch" or self._since_save >= int(self.save_freq):
+            self._save(logs or {}, epoch + 1, 0)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        assert self._run is not None
+        uploader = self._run.outbox.uploader
+        runs.leave(self, self._run, self.flush_timeout)
+        if uploader.refused is not None:
+            raise uploader.refused
+
+    def get_state(self) -> dict[str, Any]:
+        """What a version keeps of this callback."""
+        return {"best": self.best}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what a version kept."""
+        self.best = state["best"]
+
+    def _resume(self, version: Mapping[str, Any]) -> None:
+        assert self._run is not None
+        epoch, batch = version["epoch"], version["batch"]
+        goal = (self.params or {}).get("steps")
+        if goal and batch >= goal:  # epochs are shorter now: this one is over
+            epoch, batch = epoch + 1, 0
+        self._run.resume({**version, "batch": batch})
+        resuming.restore(self.connection, version, self.model)
+        self.model._initial_epoch = epoch  # as `keras.callbacks.BackupAndRestore` does it
+
+    def _restore_metrics(self) -> None:
+        """An epoch that goes on in the middle has sums already; Keras has just reset them."""
+        if self._resumed is not None and self._first_batch:
+            batch = self._stream.peek() if self._stream is not None else None
+            resuming.restore_metrics(self.connection, self._resumed, self.model, batch)
+
+    def _advance(self, steps: int) -> None:
+        """Note that `steps` batches of this epoch are trained."""
+        self._since_save += steps - self._steps
+        self._steps = steps
+        if self._stream is not None:
+            self._stream.mark_trained(self._streamed + steps)
+        uploader = self._run.outbox.uploader  # type: ignore[union-attr]
+        if uploader.refused is not None:
+            raise uploader.refused
+
+    def _steps_at_end(self) -> int:
+        # The last execution is not over when its `begin` hook runs.
+        steps = self._begun + self._per_execution
+        if self._stream is not None:
+            steps = min(steps, self._stream.handed_out - self._streamed)
+        return steps
+
+    def _save(self, logs: Mapping[str, Any], epoch: int, batch: int) -> None:
+        value = logs.get(self.monitor)
+        better = value is not None and self._improves(value)
+        if better:
+            self.best = float(value)  # type: ignore[arg-type]
+        if self.save_best_only and value is None:
+            warnings.warn(
+                f"Can save best model only with {self.monitor} available.", stacklevel=2
+            )
+        elif self.save_best_only and not better:
+            return
+        self._since_save = 0
+        run = self._run
+        assert run is not None
+        manifest, bundle = state.capture(self.model)
+        if self.save_weights_only:
+            manifest = [e for e in manifest if e["role"] in ("trainable", "non_trainable")]
+            bundle = {e["name"]: bundle[e["name"]] for e in manifest}
+        if self._config is not None:
+            bundle[versions.CONFIG] = np.frombuffer(self._config.encode(), np.uint8)
+        about = {
+            "id": f"{run.attempt}-{self._first_step + self._steps}-{uuid.uuid4().hex[:8]}",
+            "model": self.key,
+            **{"run": run.id, "attempt": run.attempt, "number": run.number, "began": run.began},
+            "base": self._resumed["version"] if self._resumed else None,
+            **{"step": self._first_step + self._steps, "epoch": epoch, "batch": batch},
+            "metrics": {k: float(v) for k, v in logs.items() if np.ndim(v) == 0},
+            "manifest": manifest,
+            "callbacks": states.collect([self, *self._others]),
+            "cursor": self._stream.cursor if self._stream is not None else None,
+            "best": better,
+            "tags": self.tags,
+        }
+        run.outbox.uploader.put(about, bundle, self._refusal if self._stream else None)
+        if self.verbose:
+            keras.utils.io_utils.print_msg(
+                f"\nStep {about['step']}: saving a version of {self.key!r}"
+            )
+
+    def _refusal(self, cursor: Mapping[str, Any]) -> Exception | None:
+        try:
+            self._stream.verify(cursor)
+        except TopicChanged as error:
+            return error
+        return None
+
+    def _improves(self, value: Any) -> bool:
+        if not np.isfinite(value):
+            return False
+        mode = self.mode
+        if mode == "auto":
+            mode = states.direction(self.model, self.monitor)
+        return self.best is None or (value > self.best if mode == "max" else value < self.best)
+
+
+class _EndOfEpoch:
+    """A true value for `stop_training` that can be told from another callback's."""
+
+    def __bool__(self) -> bool:
+        return True

@@ -1,0 +1,139 @@
+"""`MongoLogger`: the metrics of a `fit` in MongoDB."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from keras_tl.models import runs
+from keras_tl.storage.connection import connect
+
+
+class MongoLogger(keras.callbacks.Callback):
+    """Logs metrics of every batch and epoch, at the cost of an append to a local file.
+
+    Events go to a journal on this machine and from there to MongoDB in the background: a server
+    that is down, slow or frozen neither stops nor slows `fit`, and nothing that was logged is
+    lost or doubled, also if the process is killed. `keras-tl sync` sends what is left.
+
+    Values of batches are what Keras gives to callbacks: running means since the epoch began.
+
+    On the JAX backend the callback can be called without waiting for the step's result
+    (`async_safe`): Keras then keeps its asynchronous dispatch, unless another callback of the
+    same `fit` needs the result of each batch.
+
+    Args:
+        hub: a `Hub`, or a MongoDB URI.
+        run: name of the run, for people.
+        params: hyper-parameters and tags to keep with the run; values under keys that look
+            like a secret are not kept.
+        log_batches: whether to log each batch, beside each epoch.
+        async_safe: whether Keras may call it without waiting; `None`: yes on an accelerator,
+            where it pays.
+        flush_timeout: how long the end of `fit` waits for MongoDB at most, in s.
+
+    Example:
+
+    ```python
+    logger = keras_tl.callbacks.MongoLogger("mongodb://localhost", run="baseline")
+    model.fit(x, y, callbacks=[logger])
+    logger.run.event("note", text="looks good")
+    ```
+    """
+
+    def __init__(
+        self,
+        hub: Any,
+        run: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        *,
+        log_batches: bool = True,
+        async_safe: bool | None = None,
+        flush_timeout: float = 10.0,
+    ) -> None:
+        super().__init__()
+        self.connection = connect(hub)
+        self.name = run
+        self.config = dict(params or {})
+        self.log_batches = log_batches
+        self.async_safe = _on_accelerator() if async_safe is None else async_safe
+        self.flush_timeout = flush_timeout
+        self._run: runs.Run | None = None
+        self._epoch = self._first_step = self._first_batch = self._steps = 0
+        self._per_execution = 1
+
+    @property
+    def run(self) -> runs.Run:
+        """The run of the `fit` under way, or of the last one.
+
+        Raises:
+            ValueError: before the first `fit`.
+        """
+        if self._run is None:
+            raise ValueError("`run` exists from the start of `fit` on. Received: no `fit` yet")
+        return self._run
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        about = {"name": self.name, "params": self.config, "rank": _rank()}
+        self._run = runs.join(self, self.model, self.connection, **about)
+        self._first_step = self._steps = 0
+        self._epoch = -1
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.run.start(_fit_config(self.model, self.params))
+        # What a step hook needs of the model is read here: there its buffers are donated.
+        self._per_execution = self.model.steps_per_execution
+        if self._epoch < 0:
+            self._first_step, self._first_batch = self.run.start_step, self.run.start_batch
+        else:
+            self._first_step, self._first_batch = self._first_step + self._steps, 0
+        self._epoch, self._steps = epoch, 0
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        # Main thread, in order: the only hook that tells how many steps an epoch had.
+        self._steps = batch + self._per_execution
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        # Several threads, out of order, and nothing of `self.model` may be touched. The epoch
+        # stands still meanwhile: Keras waits for these calls before it ends one.
+        if self.log_batches and logs:
+            self._run.log(  # type: ignore[union-attr]
+                self._first_step + batch + 1, self._epoch, self._first_batch + batch, logs
+            )
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if logs:
+            step = self._first_step + self._steps
+            self.run.log(step, epoch, self._first_batch + self._steps - 1, logs, kind="epoch")
+
+    def on_train_end(self, logs: Any = None) -> None:
+        runs.leave(self, self.run, self.flush_timeout)
+
+
+def _on_accelerator() -> bool:
+    if keras.backend.backend() != "jax":
+        return False
+    import jax
+
+    return bool(jax.default_backend() != "cpu")
+
+
+def _rank() -> int:
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return int(jax.process_index())
+    return 0
+
+
+def _fit_config(model: keras.Model, params: Mapping[str, Any] | None) -> dict[str, Any]:
+    config: dict[str, Any] = {"fit": {k: (params or {}).get(k) for k in ("epochs", "steps")}}
+    config["model"] = {"class": type(model).__name__, "parameters": model.count_params()}
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None:
+        config["optimizer"] = {
+            k: v for k, v in optimizer.get_config().items() if isinstance(v, (str, int, float))
+        }
+    return config

@@ -1,0 +1,73 @@
+"""What the callbacks of a `fit` remember, so that a resumed one goes on as if nothing happened."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import keras
+
+# Keras' callbacks have no state protocol: these are the attributes that decide what they do next.
+_ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "EarlyStopping": ("wait", "stopped_epoch", "best", "best_epoch"),
+    "ReduceLROnPlateau": ("wait", "best", "cooldown_counter"),
+    "ModelCheckpoint": ("best", "_batches_seen_since_last_saving", "_last_batch_seen"),
+}
+
+
+def siblings(callback: keras.callbacks.Callback) -> list[keras.callbacks.Callback]:
+    """The other callbacks of the same `fit`, as seen from within a hook that Keras calls.
+
+    Keras tells a callback nothing of its siblings; the list that is calling it stands on the stack.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, keras.callbacks.CallbackList):
+            return [c for c in caller.callbacks if c is not callback]
+        frame = frame.f_back  # type: ignore[assignment]
+    return []
+
+
+def collect(callbacks: Iterable[Any]) -> list[dict[str, Any]]:
+    """The states of Keras' own stateful callbacks, and of those with `get_state`/`set_state`."""
+    found = []
+    for callback in callbacks:
+        kind = type(callback).__name__
+        if hasattr(callback, "get_state") and hasattr(callback, "set_state"):
+            found.append({"class": kind, "state": callback.get_state()})
+        elif kind in _ATTRIBUTES:
+            values = {name: getattr(callback, name, None) for name in _ATTRIBUTES[kind]}
+            found.append({"class": kind, "state": {k: _number(v) for k, v in values.items()}})
+    return found
+
+
+def restore(states: Iterable[Mapping[str, Any]], callbacks: Iterable[Any]) -> None:
+    """Give each callback its state back: the first of a class the first state of that class."""
+    waiting = list(states)
+    for callback in callbacks:
+        kind = type(callback).__name__
+        stored = next((s for s in waiting if s["class"] == kind), None)
+        if stored is None:
+            continue
+        waiting.remove(stored)
+        if hasattr(callback, "set_state"):
+            callback.set_state(stored["state"])
+        else:
+            for name, value in stored["state"].items():
+                setattr(callback, name, value)
+
+
+def direction(model: keras.Model, monitor: str) -> str:
+    """`"max"` or `"min"`, as Keras' `mode="auto"` decides it: by the metric, then by its name."""
+    name = monitor.removeprefix("val_")
+    for metric in model.metrics:
+        for one in getattr(metric, "metrics", [metric]):
+            if one.name == name and getattr(one, "_direction", None):
+                return "max" if one._direction == "up" else "min"
+    return "max" if any(part in name for part in ("acc", "auc", "fmeasure")) else "min"
+
+
+def _number(value: Any) -> Any:
+    return value if value is None or isinstance(value, (bool, int, str)) else float(value)

@@ -1,0 +1,245 @@
+"""What this process has to tell MongoDB: a journal, and threads that empty it in the background."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from typing import Any
+
+from keras_tl.models.courier import Courier
+from keras_tl.models.uploader import Uploader, Verify
+from keras_tl.storage.connection import Connection
+from keras_tl.storage.home import home
+from keras_tl.storage.journal import Journal, Kind, orphans
+
+log = logging.getLogger("keras_tl")
+
+_INTERVAL = 0.5  # s between looks at the journal
+_HEARTBEAT = 5.0  # s
+
+
+class Outbox:
+    """The journal of one connection in this process, and the threads that send it.
+
+    Nothing here waits for a server, raises, or slows training: an outage is logged once, and what
+    it held back is sent when the server is back, by this process or by `keras-tl sync`.
+
+    Args:
+        connection: where to send to.
+        limit: size in bytes of the journal from which batch rows are dropped and counted.
+    """
+
+    def __init__(self, connection: Connection, limit: int = 256 << 20) -> None:
+        self.connection = connection
+        folder = home() / "journal"
+        self.journal = Journal(
+            folder / f"{connection.project}-{uuid.uuid4().hex}.journal",
+            {
+                "project": connection.project,
+                "address": connection.address,
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+            },
+            limit,
+        )
+        self.uploader = Uploader(connection, self.journal)
+        self._courier = Courier(self.journal)
+        self._columns: dict[tuple[Any, ...], int] = {}
+        self._beats: dict[str, dict[str, Any]] = {}
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._served = threading.Condition()
+        self._asked = self._answered = 0  # flushes
+        self._closing = False
+        self._warned: set[str] = set()
+        self._pid = os.getpid()
+        self._thread = threading.Thread(target=self._work, name="keras_tl-outbox", daemon=True)
+        self._thread.start()
+
+    def columns(self, run: str, attempt: str, rank: int, kind: str, names: Any) -> int:
+        """The number under which rows of these columns are journalled."""
+        key = (run, attempt, rank, kind, names)
+        with self._lock:
+            if key not in self._columns:
+                number = len(self._columns)
+                about = {"id": number, "run": run, "attempt": attempt, "rank": rank, "kind": kind}
+                self.append(Kind.COLUMNS, json.dumps({**about, "names": names}).encode())
+                self._columns[key] = number
+            return self._columns[key]
+
+    def append(self, kind: int, payload: bytes, *, droppable: bool = False) -> None:
+        """Journal a record; a disk that refuses it is said once and never stops the caller."""
+        try:
+            if not self.journal.append(kind, payload, droppable=droppable):
+                self.warn(
+                    "full",
+                    "The journal reached %d MB since MongoDB takes nothing: rows of single "
+                    "batches are dropped and counted from here on, epochs are kept.",
+                    self.journal.limit >> 20,
+                )
+        except OSError as error:
+            self.warn("disk", "The journal cannot be written (%s): events are lost.", error)
+
+    def document(self, collection: str, identity: str, **update: dict[str, Any]) -> None:
+        """Journal the upsert of a document, `update` being MongoDB operators without the `$`."""
+        from bson import json_util
+
+        about = {"collection": collection, "id": identity, "update": update}
+        self.append(Kind.DOC, json_util.dumps(about).encode())
+        self._wake.set()
+
+    def beat(self, run: str, attempt: str | None) -> None:
+        """Keep the run's heartbeat going, or stop it (`attempt=None`)."""
+        with self._lock:
+            if attempt is None:
+                self._beats.pop(run, None)
+            else:
+                self._beats[run] = {"_id": run, "attempt": attempt}
+
+    def warn(self, topic: str, message: str, *args: Any) -> None:
+        """Say something once."""
+        if topic not in self._warned:
+            self._warned.add(topic)
+            log.warning(message, *args)
+
+    def flush(self, timeout: float = 10.0) -> bool:
+        """Wait until all that was journalled is sent, at most `timeout` s; whether it is."""
+        if self._pid != os.getpid() or self._closing:
+            return True
+        deadline = time.monotonic() + timeout
+        with self._served:
+            self._asked = ticket = self._asked + 1
+            self._wake.set()
+            done = self._served.wait_for(lambda: self._answered >= ticket, timeout)
+        done = self.uploader.flush(max(0.0, deadline - time.monotonic())) and done
+        if not done:
+            self.warn(
+                "flush",
+                "MongoDB at %s did not take everything in time. Nothing is lost: it is kept in "
+                "%s; send it with `keras-tl sync` when the server is back.",
+                self.connection.address,
+                self.journal.path,
+            )
+        return done
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Flush, stop the threads and, if everything was sent, delete the journal."""
+        if self._closing or self._pid != os.getpid():
+            return
+        done = self.flush(timeout)
+        self._closing = True
+        self._wake.set()
+        self.uploader.close()
+        self._thread.join(1.0)
+        if self.journal.dropped:
+            log.warning("%d rows of single batches were dropped.", self.journal.dropped)
+        self.journal.close(delete=done and not self._thread.is_alive())
+
+    def _work(self) -> None:
+        delay, beaten = _INTERVAL, 0.0
+        while not self._closing:
+            self._wake.wait(delay)
+            self._wake.clear()
+            try:
+                ticket = self._asked
+                db = self.connection.db
+                while not self._closing and self._courier.send(db):
+                    pass
+                self._courier.compact(self.uploader.waiting())
+                if time.monotonic() - beaten > _HEARTBEAT:
+                    self._heartbeat(db)
+                    beaten = time.monotonic()
+                self._say_back()
+                delay = _INTERVAL
+                with self._served:
+                    self._answered = ticket
+                    self._served.notify_all()
+            except Exception as error:
+                if self._closing:
+                    return
+                self.say_away(error)
+                delay = min(2 * delay, 5.0)
+
+    def _heartbeat(self, db: Any) -> None:
+        with self._lock:
+            beats = list(self._beats.values())
+        for run in beats:
+            db["runs"].update_one({"_id": run["_id"]}, [{"$set": {"heartbeat": "$$NOW"}}])
+
+    def say_away(self, error: Exception) -> None:
+        """Log once that the server does not answer."""
+        self.warn(
+            "away",
+            "MongoDB at %s does not take what is logged (%s: %s). Training goes on; everything "
+            "is kept in %s and sent when it is back.",
+            self.connection.address,
+            type(error).__name__,
+            str(error).split(",")[0][:200],
+            self.journal.path,
+        )
+
+    def _say_back(self) -> None:
+        if "away" in self._warned:
+            self._warned -= {"away"}
+            log.warning("MongoDB at %s is back; what waited was sent.", self.connection.address)
+
+
+_outboxes: dict[Connection, Outbox] = {}
+_making = threading.Lock()
+
+
+def outbox(connection: Connection) -> Outbox:
+    """The process's outbox of a connection, made at the first use."""
+    with _making:
+        found = _outboxes.get(connection)
+        if found is None or found._pid != os.getpid() or found._closing:
+            found = _outboxes[connection] = Outbox(connection)
+            atexit.register(found.close)
+        return found
+
+
+def close(connection: Connection, timeout: float = 10.0) -> None:
+    """Close the connection's outbox if there is one."""
+    found = _outboxes.pop(connection, None)
+    if found is not None:
+        found.close(timeout)
+
+
+def sync(connection: Connection, verify: Verify | None = None) -> dict[str, int]:
+    """Send what processes that are gone left in their journals for this project and address.
+
+    Args:
+        connection: where to send to.
+        verify: tells whether a version's stream cursor still holds (see `Uploader.put`); without
+            it, versions that were trained on a stream stay in their journal.
+
+    Returns:
+        The number of `journals`, of `events` chunks and of `versions` sent.
+
+    Raises:
+        pymongo.errors.PyMongoError: if the server does not take it; what was not sent is kept.
+    """
+    counts = {"journals": 0, "chunks": 0, "versions": 0}
+    for journal in orphans(home() / "journal"):
+        whose = (journal.header.get("project"), journal.header.get("address"))
+        if whose != (connection.project, connection.address):
+            journal.close()
+            continue
+        done = False
+        try:
+            courier = Courier(journal)
+            while courier.send(connection.db):
+                counts["chunks"] += 1
+            uploader = Uploader(connection, journal, courier.versions, verify)
+            counts["versions"] += uploader.send_all()
+            counts["journals"] += 1
+            done = not uploader.waiting()
+        finally:
+            journal.close(delete=done)
+    return counts

@@ -1,0 +1,62 @@
+"""A version that a stream starts from, on its way to the checkpoint that trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from keras_tl.models import state, versions
+from keras_tl.storage.connection import Connection
+
+_announced: dict[tuple[Connection, str], Mapping[str, Any]] = {}
+
+
+def announce(connection: Connection, key: str, version: Mapping[str, Any] | None) -> None:
+    """Say that the next `fit` of the model `key` goes on from `version`."""
+    _announced.pop((connection, key), None)
+    if version is not None:
+        _announced[connection, key] = version
+
+
+def claim(connection: Connection, key: str) -> Mapping[str, Any] | None:
+    """The version that was announced for the model `key`, once."""
+    return _announced.pop((connection, key), None)
+
+
+def restore(connection: Connection, version: Mapping[str, Any], model: keras.Model) -> None:
+    """Put weights, optimizer and seeds of a version into the model.
+
+    Raises:
+        ValueError: if the model is not the one that was stored, or a tensor is damaged.
+    """
+    if not model.built:
+        _build(connection, version, model)
+    roles = state.ROLES[:-1]
+    state.restore(model, versions.read(connection.db, version, roles), roles)
+
+
+def restore_metrics(
+    connection: Connection, version: Mapping[str, Any], model: keras.Model, batch: Any
+) -> None:
+    """Put back what the running means had summed up in the middle of an epoch."""
+    tensors = list(versions.read(connection.db, version, ("metric",)))
+    if len(tensors) != len(model.metrics_variables) and batch is not None:
+        # On TensorFlow metrics are made in the first step; this is how Keras makes them elsewhere.
+        model._symbolic_build(data_batch=batch)
+    state.restore(model, tensors, ("metric",))
+
+
+def _build(connection: Connection, version: Mapping[str, Any], model: keras.Model) -> None:
+    import json
+
+    from keras_tl.storage.blobs import Blobs
+
+    config = json.loads(Blobs(connection.db).get(version["config"])) if version["config"] else {}
+    if not config.get("build_config"):
+        raise ValueError(
+            "`model` must be built before it is restored: give it an `Input`, or call it on a "
+            f"batch. Received: an unbuilt {type(model).__name__}"
+        )
+    model.build_from_config(config["build_config"])

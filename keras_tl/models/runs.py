@@ -1,0 +1,252 @@
+"""A run: the life of one training, its attempts and its events."""
+
+from __future__ import annotations
+
+import atexit
+import datetime
+import os
+import socket
+import subprocess
+import threading
+import time
+import uuid
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from keras_tl.models import buckets
+from keras_tl.models.outbox import Outbox, outbox
+from keras_tl.storage.connection import Connection, redact
+from keras_tl.storage.journal import Kind
+
+
+class Run:
+    """One training as it is written: rows and events go to the journal, never to a socket.
+
+    The callbacks of one `fit` share a run. It gets its identity when it starts, since a model
+    that is resumed goes on with the run that saved it.
+
+    Args:
+        connection: where the run is kept.
+        name: for people; several runs may have the same.
+        model: key of the model it trains, if it has one.
+        params: hyper-parameters, tags and the like that identify the run for people.
+        rank: number of the process in a data-parallel run.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        name: str | None = None,
+        model: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        rank: int = 0,
+    ) -> None:
+        self.connection = connection
+        self.id = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:12]}"
+        self.attempt = uuid.uuid4().hex
+        self.number = 0
+        self.name = name or model or "run"
+        self.model = model
+        self.params = dict(params or {})
+        self.rank = rank
+        self.began = time.time()
+        self.start_step = self.start_batch = 0
+        self.started = False
+        self.members: set[int] = set()
+        self._layouts: dict[tuple[str, ...], tuple[int, Any]] = {}
+        self._outbox: Outbox | None = None
+
+    @property
+    def outbox(self) -> Outbox:
+        """The process's outbox, where everything of this run goes first."""
+        if self._outbox is None:
+            self._outbox = outbox(self.connection)
+            # Registered after the outbox's own hook, so it runs before it.
+            atexit.unregister(_end_all)
+            atexit.register(_end_all)
+        return self._outbox
+
+    def resume(self, version: Mapping[str, Any]) -> None:
+        """Go on with the run that saved `version`, as its next attempt."""
+        self.id = version["run"]
+        self.number = version["number"] + 1
+        self.start_step, self.start_batch = version["step"], version["batch"]
+
+    def start(self, config: Mapping[str, Any] | None = None) -> None:
+        """Put the run's document on its way; once."""
+        if self.started:
+            return
+        self.started = True
+        attempt = {
+            "number": self.number,
+            "start_step": self.start_step,
+            "started": datetime.datetime.fromtimestamp(self.began, datetime.UTC),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+        }
+        first = {"name": self.name, "started": attempt["started"], "best": {}}
+        now = {"state": "running", "attempt": self.attempt, f"attempts.{self.attempt}": attempt}
+        if self.model is not None:
+            first["model"] = self.model
+        if self.params or config:
+            now["params"] = _plain({**dict(config or {}), **self.params})
+        if self.rank == 0:
+            self.outbox.document("runs", self.id, set=now, setOnInsert=first)
+            self.outbox.beat(self.id, self.attempt)
+            # git may take long in a large work tree, and nobody waits for it.
+            threading.Thread(target=self._describe, name="keras_tl-describe", daemon=True).start()
+
+    def log(
+        self, step: int, epoch: int, batch: int, logs: Mapping[str, Any], kind: str = "batch"
+    ) -> None:
+        """Append a row of numbers: about two microseconds, from any thread."""
+        names = (kind, *logs)
+        layout = self._layouts.get(names)
+        if layout is None:
+            number = self.outbox.columns(self.id, self.attempt, self.rank, kind, names[1:])
+            layout = self._layouts[names] = (number, buckets.row_struct(len(logs)).pack)
+        number, pack = layout
+        row = pack(number, step, epoch, batch, time.time(), *logs.values())
+        self._outbox.append(Kind.ROW, row, droppable=kind == "batch")  # type: ignore[union-attr]
+
+    def event(self, kind: str, step: int = 0, epoch: int = 0, **values: Any) -> None:
+        """Log an event of your own.
+
+        Args:
+            kind: its kind; `"batch"` and `"epoch"` belong to the logger.
+            step: training step it belongs to.
+            epoch: epoch it belongs to.
+            **values: numbers, strings, booleans, `None`, or lists and dicts of these.
+
+        Raises:
+            ValueError: if `kind` is taken, or a value is nothing that a document can hold.
+
+        Example:
+
+        ```python
+        run.event("drift", step=1200, score=0.93, detector="adwin")
+        ```
+        """
+        import json
+
+        if kind in ("batch", "epoch"):
+            raise ValueError(
+                f'`kind` must not be "batch" or "epoch", which are the logger\'s. Received: {kind}'
+            )
+        number = self.outbox.columns(self.id, self.attempt, self.rank, kind, None)
+        about = {"columns": number, "step": step, "epoch": epoch, "batch": -1}
+        try:
+            payload = json.dumps({**about, "time": time.time(), "values": values})
+        except TypeError as error:
+            raise ValueError(
+                "`values` must be numbers, strings, booleans, None, lists or dicts. "
+                f"Received: {error}"
+            ) from error
+        self.outbox.append(Kind.EVENT, payload.encode())
+
+    def end(self, state: str = "finished") -> None:
+        """Say that the run is over: `finished`, `failed` or `stopped`."""
+        if self.started and self.rank == 0:
+            self.outbox.beat(self.id, None)
+            ended = datetime.datetime.now(datetime.UTC)
+            self.outbox.document("runs", self.id, set={"state": state, "ended": ended})
+        _current.pop(id(self), None)
+
+    def _describe(self) -> None:
+        self.outbox.document(
+            "runs", self.id, set={"git": _git(), "env": environment(), "host": socket.gethostname()}
+        )
+
+
+def environment() -> dict[str, Any]:
+    """Versions of what computes: Python, Keras, its backend and the packages around them."""
+    import platform
+    from importlib import metadata
+
+    packages = {}
+    for name in ("keras_tl", "keras", "numpy", "jax", "tensorflow", "tensorflow-cpu", "torch"):
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "keras": keras.__version__,
+        "backend": keras.backend.backend(),
+        "packages": packages,
+    }
+
+
+def _git() -> dict[str, Any] | None:
+    import hashlib
+
+    def git(*args: str) -> bytes:
+        return subprocess.run(
+            ["git", *args], capture_output=True, timeout=5, check=True, stdin=subprocess.DEVNULL
+        ).stdout
+
+    try:
+        diff = git("diff", "HEAD")
+        return {
+            "sha": git("rev-parse", "HEAD").decode().strip(),
+            "diff": hashlib.sha256(diff).hexdigest() if diff else None,
+        }
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _plain(value: Any, key: str = "") -> Any:
+    """What a document can hold of it, without secrets."""
+    from keras_tl.storage.connection import _SECRET_KEY
+
+    if _SECRET_KEY.search(key):
+        return "***"
+    if isinstance(value, Mapping):
+        return {buckets.key(str(k)): _plain(v, str(k)) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, str):
+        return redact(value) if "://" in value else value
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return float(value) if hasattr(value, "__float__") else str(value)
+
+
+# The run of a `fit` that is under way, by model: how callbacks made apart find one another.
+_current: dict[int, tuple[weakref.ref[keras.Model], Run]] = {}
+
+
+def join(member: object, model: keras.Model, connection: Connection, **about: Any) -> Run:
+    """The run of the `fit` that trains `model`; the first callback to ask makes it."""
+    for reference, run in list(_current.values()):
+        if reference() is model and run.connection is connection:
+            if id(member) in run.members or run.started:
+                run.end("failed")  # an earlier `fit` that raised: nobody told its callbacks
+                break
+            run.members.add(id(member))
+            run.name = about.get("name") or run.name
+            run.model = about.get("model") or run.model
+            run.params.update(about.get("params") or {})
+            return run
+    run = Run(connection, **about)
+    run.members.add(id(member))
+    _current[id(run)] = (weakref.ref(model), run)
+    return run
+
+
+def leave(member: object, run: Run, timeout: float) -> None:
+    """The callback is done; the last one ends the run and waits `timeout` s at most for MongoDB."""
+    run.members.discard(id(member))
+    if not run.members:
+        run.end()
+        run.outbox.flush(timeout)
+
+
+def _end_all() -> None:
+    for _, run in list(_current.values()):
+        run.end("failed")  # the process ends in the middle of a `fit`

@@ -1,0 +1,135 @@
+"""What a model is made of while it trains: its variables by role, out of Keras and back into it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+#: In the order of capture. `metric` is what running means have summed up in this epoch.
+ROLES = ("trainable", "non_trainable", "seed", "optimizer", "metric")
+
+
+def synchronise(model: keras.Model) -> None:
+    """Bring the trained values into the model's variables.
+
+    In a step callback on the JAX backend they are `None` until then: the trainer holds the state
+    and donates it from step to step.
+    """
+    if keras.backend.backend() == "jax":
+        model.jax_state_sync()
+
+
+def variables(model: keras.Model) -> Iterator[tuple[str, keras.Variable]]:
+    """The model's variables with their roles."""
+    weights = {id(v) for v in model.weights}
+    yield from (("trainable", v) for v in model.trainable_variables)
+    yield from (("non_trainable", v) for v in model.non_trainable_weights)
+    # `variables` adds the states of seed generators to `weights`.
+    yield from (("seed", v) for v in model.variables if id(v) not in weights)
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None:
+        yield from (("optimizer", v) for v in optimizer.variables)
+    yield from (("metric", v) for v in model.metrics_variables)
+
+
+def capture(model: keras.Model) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """Copy every variable; a copy, since the next step may reuse the buffers.
+
+    Returns:
+        The manifest `[{name, path, role}]`, and the arrays by `name`.
+    """
+    synchronise(model)
+    manifest, arrays = [], {}
+    for i, (role, variable) in enumerate(variables(model)):
+        name = f"{i:05d}"
+        manifest.append({"name": name, "path": variable.path, "role": role})
+        arrays[name] = np.array(keras.ops.convert_to_numpy(variable.value), copy=True)
+    return manifest, arrays
+
+
+def describe(model: keras.Model) -> str | None:
+    """The model's config with its build and compile config as JSON, or `None` if it has none."""
+    try:
+        return json.dumps(keras.saving.serialize_keras_object(model))
+    except (NotImplementedError, TypeError, ValueError):
+        return None
+
+
+def revive(config: str) -> keras.Model:
+    """The model that `describe` described, built and compiled, in Keras' safe mode.
+
+    Raises:
+        ValueError: if Keras refuses the config (an unregistered class, a lambda).
+    """
+    try:
+        return keras.saving.deserialize_keras_object(json.loads(config), safe_mode=True)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "`load` could not make the model from its stored config; register its classes with "
+            "`keras.saving.register_keras_serializable`, or build it and use `restore_into`. "
+            f"Received: {error}"
+        ) from error
+
+
+def restore(
+    model: keras.Model,
+    tensors: Iterable[tuple[Mapping[str, Any], np.ndarray]],
+    roles: Iterable[str] = ROLES[:4],
+) -> None:
+    """Assign stored tensors to the model's variables of the given roles.
+
+    Variables are found by path; where Keras numbered the layers otherwise, by position. What was
+    not stored of a role (a version of weights only) stays as it is.
+
+    Args:
+        model: a built model; its optimizer is built if it is not.
+        tensors: pairs of a manifest entry (`path`, `role`) and its array.
+        roles: which roles to restore.
+
+    Raises:
+        ValueError: if the model is not the one that was stored.
+    """
+    roles = set(roles)
+    optimizer = getattr(model, "optimizer", None)
+    if "optimizer" in roles and optimizer is not None and not optimizer.built:
+        optimizer.build(model.trainable_variables)
+    stored: dict[str, list[tuple[str, np.ndarray]]] = {role: [] for role in roles}
+    for entry, array in tensors:
+        if entry["role"] in roles:
+            stored[entry["role"]].append((entry["path"], array))
+    wanted: dict[str, list[keras.Variable]] = {role: [] for role in roles}
+    for role, variable in variables(model):
+        if role in roles:
+            wanted[role].append(variable)
+    pairs = [pair for role in ROLES if stored.get(role) for pair in _match(role, stored, wanted)]
+    for variable, array in pairs:  # only once all of them fit
+        variable.assign(array)
+
+
+def _match(
+    role: str,
+    stored: Mapping[str, list[tuple[str, np.ndarray]]],
+    wanted: Mapping[str, list[keras.Variable]],
+) -> list[tuple[keras.Variable, np.ndarray]]:
+    have, want = stored[role], wanted[role]
+    by_path = dict(have)
+    if len(have) == len(want) == len(by_path) and all(v.path in by_path for v in want):
+        pairs = [(v, by_path[v.path]) for v in want]
+    elif len(have) == len(want):
+        pairs = [(v, array) for v, (_, array) in zip(want, have, strict=True)]
+    else:
+        raise ValueError(
+            f"`model` must have the {len(have)} {role} variables that were stored. "
+            f"Received: a model with {len(want)}"
+        )
+    for variable, array in pairs:
+        if tuple(variable.shape) != array.shape:
+            raise ValueError(
+                f"`model` must have the stored shape {array.shape} for {variable.path} ({role}). "
+                f"Received: {tuple(variable.shape)}"
+            )
+    return pairs

@@ -1,0 +1,219 @@
+"""Brings captured versions to MongoDB in the background, by way of a file beside the journal."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_tl.models import versions
+from keras_tl.storage import hooks, tensors
+from keras_tl.storage.connection import Connection
+from keras_tl.storage.journal import Journal, Kind
+
+log = logging.getLogger("keras_tl")
+
+#: Returns why a version's cursor does not hold any more, or `None`; raises if it cannot tell now.
+Verify = Callable[[Mapping[str, Any]], Exception | None]
+
+
+class Uploader:
+    """Writes captured versions to disk, then commits them, in order, each once.
+
+    Args:
+        connection: where to commit to.
+        journal: where waiting versions are noted.
+        waiting: versions that an orphaned journal still holds, by id.
+        verify: tells whether a version's cursor still holds.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        journal: Journal,
+        waiting: Mapping[str, dict[str, Any]] | None = None,
+        verify: Verify | None = None,
+    ) -> None:
+        self.connection = connection
+        self.journal = journal
+        self._verify: dict[str, Verify | None] = dict.fromkeys(waiting or (), verify)
+        #: Why a version was refused; training on what it was trained on makes no sense.
+        self.refused: Exception | None = None
+        self.dropped = 0
+        self._complained = False
+        self._waiting: dict[str, dict[str, Any]] = dict(waiting or {})
+        self._captured: tuple[dict[str, Any], dict[str, np.ndarray]] | None = None
+        self._changed = threading.Condition()
+        self._busy = False
+        self._closing = False
+        self._thread: threading.Thread | None = None
+
+    def put(
+        self, about: dict[str, Any], bundle: dict[str, np.ndarray], verify: Verify | None = None
+    ) -> None:
+        """Take a captured version over; never waits.
+
+        At most two versions wait: if a third comes, the older of those not being sent gives way.
+
+        Args:
+            about: what `versions.commit` wants to know.
+            bundle: arrays by name.
+            verify: asked before the commit whether the version's cursor still holds.
+        """
+        with self._changed:
+            if self._captured is not None:
+                self._drop()
+            self._captured = (about, bundle)
+            self._verify[about["id"]] = verify
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._work, name="keras_tl-uploader", daemon=True
+                )
+                self._thread.start()
+            self._changed.notify_all()
+
+    def waiting(self) -> dict[str, bytes]:
+        """The journal records of the versions that are on disk and not committed."""
+        with self._changed:
+            return {k: json.dumps(about).encode() for k, about in self._waiting.items()}
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until every version is committed, at most `timeout` s; whether it is."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: not (self._captured or self._waiting or self._busy), timeout
+            )
+
+    def close(self) -> None:
+        """Stop after the write in progress; what waits stays in the journal."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(1.0)
+
+    def send_all(self) -> int:
+        """Commit what waits, now, in this thread; the number of versions committed.
+
+        Raises:
+            pymongo.errors.PyMongoError: if the server does not take it.
+        """
+        count = 0
+        for about in list(self._waiting.values()):
+            if about["cursor"] is not None and self._verify[about["id"]] is None:
+                log.warning(
+                    "A version of %r stays in the journal: it was trained on a stream, and only "
+                    "with `kafka` given can its offsets be checked.",
+                    about["model"],
+                )
+                continue
+            count += self._send(about)
+        return count
+
+    def _work(self) -> None:
+        delay = 0.5
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._captured or self._waiting or self._closing,
+                )
+                if self._closing:
+                    return
+                captured, self._captured = self._captured, None
+                self._busy = True
+            try:
+                if captured is not None:
+                    self._store(*captured)
+                    captured = None
+                about = next(iter(self._waiting.values()), None)
+                if about is not None:
+                    self._send(about)
+                delay = 0.5
+            except Exception as error:
+                log.debug("A version could not be sent yet", exc_info=True)
+                self._complain(error)
+                with self._changed:  # a new version is taken over at once, also in an outage
+                    self._changed.wait_for(lambda: self._captured or self._closing, delay)
+                delay = min(2 * delay, 5.0)
+            finally:
+                with self._changed:
+                    self._busy = False
+                    self._changed.notify_all()
+
+    def _store(self, about: dict[str, Any], bundle: dict[str, np.ndarray]) -> None:
+        hooks.phase("version-captured")
+        with self._changed:
+            late = list(self._waiting)[1:]
+        for identity in late:
+            self._forget(identity)
+            self._drop()
+        path = self._path(about["id"])
+        temporary = path.with_suffix(".part")
+        try:
+            temporary.write_bytes(tensors.dumps(bundle))
+            os.replace(temporary, path)
+            hooks.phase("version-stored")
+            self.journal.append(Kind.VERSION, json.dumps(about).encode())
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            log.warning("A version of %r could not be kept on disk: %s", about["model"], error)
+            return
+        hooks.phase("version-journalled")
+        with self._changed:
+            self._waiting[about["id"]] = about
+
+    def _send(self, about: dict[str, Any]) -> int:
+        verify = self._verify.get(about["id"])
+        if about["cursor"] is not None and verify is not None:
+            refused = verify(about["cursor"])
+            if refused is not None:
+                self.refused = refused
+                log.error("A version of %r was not committed: %s", about["model"], refused)
+                self._forget(about["id"])
+                return 0
+        try:
+            data = self._path(about["id"]).read_bytes()
+        except FileNotFoundError:
+            self._forget(about["id"])
+            return 0
+        hooks.phase("version-verified")
+        versions.commit(self.connection.db, about, tensors.loads(data))
+        self._forget(about["id"])
+        return 1
+
+    def _forget(self, identity: str) -> None:
+        self.journal.append(Kind.VERSION_SENT, json.dumps(identity).encode())
+        hooks.phase("version-forgotten")
+        self._path(identity).unlink(missing_ok=True)
+        with self._changed:
+            self._waiting.pop(identity, None)
+            self._verify.pop(identity, None)
+
+    def _drop(self) -> None:
+        self.dropped += 1
+        if self.dropped == 1:
+            log.warning(
+                "Versions are made faster than MongoDB takes them: the newest is kept, older ones "
+                "that wait are dropped and counted."
+            )
+
+    def _complain(self, error: Exception) -> None:
+        if not self._complained:
+            self._complained = True
+            log.warning(
+                "A version waits in %s: %s: %s",
+                self.journal.path.parent,
+                type(error).__name__,
+                str(error).split(",")[0][:200],
+            )
+
+    def _path(self, identity: str) -> Path:
+        return self.journal.path.with_name(f"{self.journal.path.stem}.{identity}.safetensors")
+
+

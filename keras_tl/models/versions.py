@@ -1,0 +1,213 @@
+"""A version of a model: all of it in one transaction, or nothing."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_tl.models.buckets import key
+from keras_tl.storage import hooks, tensors
+from keras_tl.storage.blobs import Blobs
+
+if TYPE_CHECKING:
+    from pymongo.client_session import ClientSession
+    from pymongo.database import Database
+
+#: Above this many tensors the manifest is a blob: a document ends at 16 MB.
+_INLINE_MANIFEST = 2000
+_GROUP = 64 << 20  # bytes of tensors encoded at a time
+
+#: Names of bundle entries that are no tensors of the model.
+CONFIG = "@config"
+
+
+def commit(
+    db: Database[dict[str, Any]], about: Mapping[str, Any], bundle: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """Make a captured version visible; repeating it changes nothing.
+
+    Killed before the transaction, blobs without a version stay (`gc` takes them); after it, the
+    version is whole.
+
+    Args:
+        db: the project's database.
+        about: what is known of the version: `id` (made by the client), `model`, `run`, `attempt`,
+            `number` and `began` of the attempt, `base` (version it resumed from), `step`,
+            `epoch`, `batch`, `metrics`, `manifest`, `callbacks`, `cursor`, `best`, `tags`.
+        bundle: arrays by the manifest's names, and the config's bytes as `@config`.
+
+    Returns:
+        The version's document.
+    """
+    found = db["versions"].find_one({"_id": about["id"]})
+    if found is not None:
+        return found
+    blobs = Blobs(db)
+    while True:
+        entries = _upload(blobs, about["manifest"], bundle)
+        config = bundle.get(CONFIG)
+        document: dict[str, Any] = {
+            "_id": about["id"],
+            "model": about["model"],
+            **{k: about[k] for k in ("run", "attempt", "number", "began", "step", "epoch")},
+            **{k: about[k] for k in ("batch", "callbacks", "cursor")},
+            **{k: {key(n): v for n, v in about[k].items()} for k in ("metrics", "tags")},
+            "tensors": entries,
+            "config": blobs.put(config.tobytes()) if config is not None else None,
+            "created": datetime.datetime.now(datetime.UTC),
+            "token": about["attempt"],
+        }
+        if len(entries) > _INLINE_MANIFEST:
+            from bson import encode
+
+            document["manifest"] = blobs.put(encode({"tensors": entries}))
+            document["tensors"] = []
+        names = {entry["hash"] for entry in entries}
+        names |= {document[k] for k in ("config", "manifest") if document.get(k)}
+        hooks.phase("version-uploaded")
+        with db.client.start_session() as session:
+            done = session.with_transaction(
+                lambda s: _publish(db, blobs, about, document, names, s)  # noqa: B023
+            )
+        hooks.phase("version-committed")
+        if done:
+            return document
+
+
+def _upload(
+    blobs: Blobs, manifest: list[dict[str, Any]], bundle: Mapping[str, np.ndarray]
+) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = []
+    group: list[bytes] = []
+
+    def send() -> None:
+        for entry, name in zip(entries[-len(group) :], blobs.put_many(group), strict=True):
+            entry["hash"] = name
+
+    for item in manifest:
+        array = bundle[item["name"]]
+        group.append(tensors.dumps({"tensor": array}))
+        entries.append(
+            {
+                "path": item["path"],
+                "role": item["role"],
+                "shape": list(array.shape),
+                "dtype": array.dtype.name,
+                "bytes": array.nbytes,
+            }
+        )
+        if sum(map(len, group)) > _GROUP:
+            send()
+            group = []
+            hooks.phase("version-uploading")
+    if group:
+        send()
+    return entries
+
+
+def _publish(
+    db: Database[dict[str, Any]],
+    blobs: Blobs,
+    about: Mapping[str, Any],
+    document: dict[str, Any],
+    names: set[str],
+    session: ClientSession,
+) -> bool:
+    from pymongo import ReturnDocument
+
+    if db["versions"].find_one({"_id": about["id"]}, {"_id": 1}, session=session):
+        return True  # an earlier try was committed, its answer was lost
+    model = db["models"].find_one_and_update(
+        {"_id": about["model"]},
+        {"$inc": {"rev": 1, "next": 1}, "$setOnInsert": {"aliases": {}}},
+        upsert=True,
+        return_document=ReturnDocument.AFTER,
+        session=session,
+    )
+    if not blobs.touch(names, session):
+        session.abort_transaction()  # gc took one in between: upload what is missing
+        return False
+    previous = db["versions"].find_one(
+        {"run": about["run"], "attempt": about["attempt"], "model": about["model"]},
+        {"version": 1},
+        sort=[("step", -1), ("version", -1)],
+        session=session,
+    )
+    version = document["version"] = model["next"]
+    document["parent"] = previous["version"] if previous else about["base"]
+    db["versions"].insert_one(document, session=session)
+    moved = []
+    if _is_newest(model.get("owner"), about, model["aliases"].get("latest"), document["parent"]):
+        moved.append("latest")
+    if about["best"]:
+        moved.append("best")
+    owner = {k: about[k] for k in ("run", "attempt", "number", "began")}
+    if moved:
+        changes: dict[str, Any] = {f"aliases.{alias}": version for alias in moved}
+        if "latest" in moved:
+            changes["owner"] = owner
+        db["models"].update_one({"_id": about["model"]}, {"$set": changes}, session=session)
+        db["transitions"].insert_many(
+            [
+                {
+                    "model": about["model"],
+                    "alias": alias,
+                    "version": version,
+                    "from": model["aliases"].get(alias),
+                    "at": document["created"],
+                }
+                for alias in moved
+            ],
+            session=session,
+        )
+    hooks.phase("version-transaction")
+    return True
+
+
+def _is_newest(
+    owner: Mapping[str, Any] | None, about: Mapping[str, Any], latest: int | None, parent: Any
+) -> bool:
+    """Whether `latest` moves to this version.
+
+    A trainer that was taken for dead and goes on must not take `latest` from the attempt that
+    resumed in its place: that one has the higher number, whatever the clocks say.
+    """
+    if owner is None or latest is None or parent == latest or owner["attempt"] == about["attempt"]:
+        return True
+    if owner["run"] == about["run"] and owner["number"] != about["number"]:
+        return bool(about["number"] > owner["number"])
+    return bool(about["began"] >= owner["began"])
+
+
+def entries(db: Database[dict[str, Any]], document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A version's manifest, wherever it is kept."""
+    if document.get("manifest"):
+        from bson import decode
+
+        return list(decode(Blobs(db).get(document["manifest"]))["tensors"])
+    return list(document["tensors"])
+
+
+def read(
+    db: Database[dict[str, Any]], document: Mapping[str, Any], roles: tuple[str, ...] | None = None
+) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """A version's tensors with their manifest entries, each checked against its hash.
+
+    Raises:
+        ValueError: if a blob is corrupt, naming the tensor.
+    """
+    blobs = Blobs(db)
+    for entry in entries(db, document):
+        if roles is not None and entry["role"] not in roles:
+            continue
+        try:
+            array = tensors.loads(blobs.get(entry["hash"]))["tensor"]
+        except (KeyError, ValueError) as error:
+            raise ValueError(
+                f"Version {document['version']} of {document['model']!r} cannot be read: its "
+                f"tensor {entry['path']} ({entry['role']}) is damaged or missing: {error}"
+            ) from error
+        yield entry, array
