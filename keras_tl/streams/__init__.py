@@ -1,0 +1,7 @@
+"""Kafka topics as the data of `fit`, and the other way round."""
+
+from keras_tl.streams.errors import StreamError, TopicChanged
+from keras_tl.streams.producer import Producer
+from keras_tl.streams.stream import Stream
+
+__all__ = ["Producer", "Stream", "StreamError", "TopicChanged"]
