@@ -203,6 +203,6 @@ def _no_look_ahead(frame: FrameType) -> None:
     data that it does not need. jax dispatches asynchronously: the next batch is sent to the device
     while the step runs anyway.
     """
-    iterator = frame.f_locals.get("self")
+    iterator: Any = frame.f_locals.get("self")
     if hasattr(iterator, "_one_batch_ahead_iterator"):
         iterator._one_batch_ahead_iterator = iter

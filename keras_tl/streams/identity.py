@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 import zlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from keras_tl.streams.cursor import Cursor
-from keras_tl.streams.errors import StreamError
+from keras_tl.streams.errors import StreamError, TopicChanged
 from keras_tl.streams.source import changed, open_consumer, topic_id
 
 if TYPE_CHECKING:
@@ -45,6 +46,19 @@ def verify(
         _verify(consumer, cursor, timeout)
     finally:
         consumer.close(timeout_ms=1000)
+
+
+def refusal(connection: Connection, cursor: Mapping[str, Any]) -> TopicChanged | None:
+    """Why the document `cursor` does not hold any more, or `None`.
+
+    Raises:
+        StreamError: if the broker does not answer, so that nothing is known.
+    """
+    try:
+        verify(connection, Cursor.from_dict(cursor))
+    except TopicChanged as error:
+        return error
+    return None
 
 
 def _verify(consumer: KafkaConsumer, cursor: Cursor, timeout: float) -> None:

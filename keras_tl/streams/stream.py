@@ -145,6 +145,12 @@ class Stream(Feed):
         return self._trained
 
     @property
+    def handed_out(self) -> int:
+        """Batches handed out since this object was made, trained or not."""
+        with self._lock:
+            return self._trained + len(self._kept)
+
+    @property
     def cursor(self) -> dict[str, Any]:
         """The position after `trained` batches, as a document that `Stream(cursor=)` takes."""
         return self._cursor.to_dict()
