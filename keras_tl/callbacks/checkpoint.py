@@ -13,7 +13,8 @@ import numpy as np
 from keras_tl.callbacks import states
 from keras_tl.models import resuming, runs, state, versions
 from keras_tl.storage.connection import connect
-from keras_tl.streams import TopicChanged, fitting
+from keras_tl.streams import fitting
+from keras_tl.streams.errors import TopicChanged
 
 
 class MongoCheckpoint(keras.callbacks.Callback):

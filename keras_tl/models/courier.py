@@ -112,7 +112,7 @@ def _json(value: Any) -> bytes:
 def _upsert(db: Database[dict[str, Any]], payload: bytes) -> None:
     from bson import json_util
 
-    document = json_util.loads(payload, json_util.JSONOptions(tz_aware=True))
+    document = json_util.loads(payload, json_options=json_util.JSONOptions(tz_aware=True))
     update = {f"${op}": fields for op, fields in document["update"].items()}
     db[document["collection"]].update_one({"_id": document["id"]}, update, upsert=True)
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from keras_tl.models import buckets
 from keras_tl.storage.connection import Connection
-from keras_tl.storage.query import compile_query
 
 #: A run whose heartbeat is older than this is taken for lost.
 LOST_AFTER = datetime.timedelta(seconds=30)
@@ -151,6 +150,8 @@ class Runs:
         Raises:
             ValueError: for a condition that is not understood.
         """
+        from keras_tl.storage.query import compile_query
+
         cursor = self.connection.db["runs"].find(compile_query(conditions))
         return [
             RunRecord(self.connection, d) for d in cursor.sort("started", -1).limit(limit)

@@ -221,10 +221,10 @@ def _plain(value: Any, key: str = "") -> Any:
 _current: dict[int, tuple[weakref.ref[keras.Model], Run]] = {}
 
 
-def join(member: object, model: keras.Model, connection: Connection, **about: Any) -> Run:
-    """The run of the `fit` that trains `model`; the first callback to ask makes it."""
+def join(member: object, trained: keras.Model, connection: Connection, **about: Any) -> Run:
+    """The run of the `fit` that trains this model; the first callback to ask makes it."""
     for reference, run in list(_current.values()):
-        if reference() is model and run.connection is connection:
+        if reference() is trained and run.connection is connection:
             if id(member) in run.members or run.started:
                 run.end("failed")  # an earlier `fit` that raised: nobody told its callbacks
                 break
@@ -235,7 +235,7 @@ def join(member: object, model: keras.Model, connection: Connection, **about: An
             return run
     run = Run(connection, **about)
     run.members.add(id(member))
-    _current[id(run)] = (weakref.ref(model), run)
+    _current[id(run)] = (weakref.ref(trained), run)
     return run
 
 
