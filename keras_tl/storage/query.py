@@ -105,7 +105,7 @@ def _clause(condition: str, operator: str, value: Any) -> tuple[str, Any]:
             raise ValueError(f"`{condition}` must be an aware datetime. Received: {value!r}")
         return _TIME[operator], value
     if operator in _COMPARE:
-        if value is None or isinstance(value, bool):
+        if isinstance(value, bool) or not isinstance(value, (int, float, str, datetime)):
             raise ValueError(
                 f"`{condition}` must be a number, a text or a time. Received: {value!r}"
             )
