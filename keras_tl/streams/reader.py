@@ -179,7 +179,7 @@ class Reader:
         self._source.seek(dict.fromkeys(new, 0))
 
     def _pause(self) -> None:
-        mark = self._share // len(self._held)
+        mark = max(1, self._share // len(self._held))
         for partition, held in self._held.items():
             if held >= mark:
                 self._paused.add(partition)
