@@ -190,11 +190,18 @@ class Hub:
             pymongo.errors.PyMongoError: if MongoDB does not take it; what was not sent is kept.
         """
         from keras_tl.models.outbox import sync
-        from keras_tl.streams import refusal
 
-        connection = self.connection
-        verify = (lambda cursor: refusal(connection, cursor)) if connection.has_kafka else None
-        return sync(connection, verify)
+        return sync(self.connection, self._refusal if self.connection.has_kafka else None)
+
+    def _refusal(self, cursor: Mapping[str, Any]) -> Exception | None:
+        from keras_tl.streams import TopicChanged, identity
+        from keras_tl.streams.cursor import Cursor
+
+        try:
+            identity.verify(self.connection, Cursor.from_dict(cursor))
+        except TopicChanged as error:
+            return error
+        return None
 
     def close(self, timeout: float = 10.0) -> None:
         """Send what waits, close the connections and stop what `local` has started.

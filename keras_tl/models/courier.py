@@ -6,7 +6,9 @@ has it. Killed in between, it is sent again under the same ids and recognised th
 
 from __future__ import annotations
 
+import json
 import logging
+import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,7 @@ class Courier:
         self.journal = journal
         self.columns: dict[int, dict[str, Any]] = {}
         self.versions: dict[str, dict[str, Any]] = {}
+        self.session: str | None = None
         self._position = 0
         self._next = int(journal.header["base"])
         self._sent = self._next - 1
@@ -48,6 +51,8 @@ class Courier:
                 self.versions[version["id"]] = version
             elif record.kind == Kind.VERSION_SENT:
                 self.versions.pop(record.json(), None)
+            elif record.kind == Kind.SESSION:
+                self.session = record.payload.decode()
 
     def send(self, db: Database[dict[str, Any]]) -> bool:
         """Send the next chunk; `False` if there was nothing left to send.
@@ -87,7 +92,7 @@ class Courier:
         """Drop from the file what was sent; keeps `versions`, the records of those that wait."""
         if self._position < _COMPACT:
             return
-        keep = [(Kind.COLUMNS, _json(about)) for about in self.columns.values()]
+        keep = [(Kind.COLUMNS, json.dumps(about).encode()) for about in self.columns.values()]
         keep += [(Kind.VERSION, payload) for payload in versions.values()]
         self._position = self.journal.rewrite({"base": self._next}, keep, self._position)
 
@@ -103,10 +108,21 @@ class Courier:
             _summarise(db, documents)
 
 
-def _json(value: Any) -> bytes:
-    import json
+def end_session(db: Database[dict[str, Any]], session: str) -> None:
+    """Abort the transaction that a killed process left open.
 
-    return json.dumps(value).encode()
+    The server keeps its locks for a minute (`transactionLifetimeLimitSeconds`), also when the
+    client's sockets are closed, and the model's next version would have to wait for them.
+    """
+    from bson import UuidRepresentation
+    from bson.binary import Binary
+    from pymongo.errors import OperationFailure
+
+    lsid = Binary.from_uuid(uuid.UUID(session), UuidRepresentation.STANDARD)
+    try:
+        db.client.admin.command("killSessions", [{"id": lsid}])
+    except OperationFailure as error:  # a user without the right to: then it takes a minute
+        log.debug("The session of a killed process could not be ended: %s", error)
 
 
 def _upsert(db: Database[dict[str, Any]], payload: bytes) -> None:

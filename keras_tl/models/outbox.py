@@ -12,7 +12,7 @@ import time
 import uuid
 from typing import Any
 
-from keras_tl.models.courier import Courier
+from keras_tl.models.courier import Courier, end_session
 from keras_tl.models.uploader import Uploader, Verify
 from keras_tl.storage.connection import Connection
 from keras_tl.storage.home import home
@@ -234,6 +234,8 @@ def sync(connection: Connection, verify: Verify | None = None) -> dict[str, int]
         done = False
         try:
             courier = Courier(journal)
+            if courier.session is not None:
+                end_session(connection.db, courier.session)
             while courier.send(connection.db):
                 counts["chunks"] += 1
             uploader = Uploader(connection, journal, courier.versions, verify)

@@ -183,9 +183,12 @@ class Uploader:
             self._forget(about["id"])
             return 0
         hooks.phase("version-verified")
-        versions.commit(self.connection.db, about, tensors.loads(data))
+        versions.commit(self.connection.db, about, tensors.loads(data), self._note_session)
         self._forget(about["id"])
         return 1
+
+    def _note_session(self, session: str) -> None:
+        self.journal.append(Kind.SESSION, session.encode())
 
     def _forget(self, identity: str) -> None:
         self.journal.append(Kind.VERSION_SENT, json.dumps(identity).encode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +25,10 @@ CONFIG = "@config"
 
 
 def commit(
-    db: Database[dict[str, Any]], about: Mapping[str, Any], bundle: Mapping[str, np.ndarray]
+    db: Database[dict[str, Any]],
+    about: Mapping[str, Any],
+    bundle: Mapping[str, np.ndarray],
+    note_session: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Make a captured version visible; repeating it changes nothing.
 
@@ -38,6 +41,8 @@ def commit(
             `number` and `began` of the attempt, `base` (version it resumed from), `step`,
             `epoch`, `batch`, `metrics`, `manifest`, `callbacks`, `cursor`, `best`, `tags`.
         bundle: arrays by the manifest's names, and the config's bytes as `@config`.
+        note_session: told the session's id (hex) before its transaction begins, so that another
+            process can end it if this one is killed inside.
 
     Returns:
         The version's document.
@@ -69,6 +74,8 @@ def commit(
         names |= {document[k] for k in ("config", "manifest") if document.get(k)}
         hooks.phase("version-uploaded")
         with db.client.start_session() as session:
+            if note_session is not None:
+                note_session(bytes(session.session_id["id"]).hex())
             done = session.with_transaction(
                 lambda s: _publish(db, blobs, about, document, names, s)  # noqa: B023
             )

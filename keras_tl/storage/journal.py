@@ -35,6 +35,7 @@ class Kind:
     SENT = 12  # last: everything up to here is acknowledged by a majority
     VERSION = 13  # a model version waits in a file beside the journal
     VERSION_SENT = 14  # its id: committed, or given up
+    SESSION = 15  # hex of the session whose transaction comes next
 
 
 DATA = frozenset({Kind.ROW, Kind.DOC, Kind.EVENT})
