@@ -29,6 +29,11 @@ from keras_tl import services
 BROKERS = ["tansu", "kafka"] if os.environ.get("KAFKA_HOME") else ["tansu"]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # kafka-python 3.0 reads its own schemas this way on import.
+    config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is dep:DeprecationWarning")
+
+
 @pytest.fixture(scope="session")
 def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("mongodb")

@@ -7,7 +7,7 @@ import struct
 from typing import ClassVar
 
 from keras_tl.services.folder import HOST
-from keras_tl.services.process import Service
+from keras_tl.services.service import Service
 
 _METADATA, _VERSION = 3, 1
 

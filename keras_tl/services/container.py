@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -26,7 +27,7 @@ def docker(*arguments: str, timeout: float = 30.0) -> str:
     program = shutil.which("docker")
     if program is None:
         raise ServiceError(
-            "`broker=\"kafka-docker\"` needs the `docker` command. "
+            '`broker="kafka-docker"` needs the `docker` command. '
             f"Received: none on PATH={os.environ.get('PATH', '')!r}"
         )
     try:
@@ -49,7 +50,7 @@ def docker(*arguments: str, timeout: float = 30.0) -> str:
 
 
 def image_is_here() -> bool:
-    """Whether an engine answers and has the image (a first `up` must not download 400 MB unasked)."""
+    """Whether an engine answers and has the image: no `up` downloads 400 MB unasked."""
     try:
         docker("image", "inspect", "--format", "{{.Id}}", IMAGE, timeout=5)
     except ServiceError:
@@ -109,8 +110,9 @@ class KafkaContainer(Broker):
         ]
 
     def _launch(self) -> None:
-        # The remains of a container that was killed; its volume stays.
-        docker("rm", "--force", self.container)
+        # The remains of one that was stopped or killed; its volume stays.
+        with contextlib.suppress(ServiceError):
+            docker("rm", "--force", self.container)
         docker(*self.command(), timeout=120)
 
     def signal(self, number: signal.Signals) -> None:

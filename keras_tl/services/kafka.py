@@ -52,7 +52,7 @@ def find_java() -> str:
     """
     home = os.environ.get("JAVA_HOME")
     java = shutil.which("java", path=str(Path(home) / "bin") if home else None)
-    hint = f"Apache Kafka needs Java {JAVA} or newer (or use `broker=\"tansu\"`)"
+    hint = f'Apache Kafka needs Java {JAVA} or newer (or use `broker="tansu"`)'
     if java is None:
         place = f"JAVA_HOME={home!r}" if home else f"PATH={os.environ.get('PATH', '')!r}"
         raise ServiceError(f"No `java` found. {hint}. Received: {place}")
@@ -84,6 +84,15 @@ class ApacheKafka(Broker):
         return self.folder.path / "kafka"
 
     @property
+    def log_folder(self) -> Path:
+        return self.data / "log"
+
+    @property
+    def formatted(self) -> bool:
+        """Whether the folder holds a Kafka's data."""
+        return (self.log_folder / "meta.properties").exists()
+
+    @property
     def marker(self) -> str:
         return str(self.data / "server.properties")
 
@@ -92,7 +101,7 @@ class ApacheKafka(Broker):
         home = os.environ.get("KAFKA_HOME") or self.state.get("home")
         if not home:
             raise ServiceError(
-                "`broker=\"kafka\"` needs KAFKA_HOME: the folder of an unpacked Apache Kafka (or "
+                '`broker="kafka"` needs KAFKA_HOME: the folder of an unpacked Apache Kafka (or '
                 "any folder with its `libs`). Received: KAFKA_HOME is not set"
             )
         self._libs = Path(home).expanduser().resolve() / "libs"
@@ -106,11 +115,13 @@ class ApacheKafka(Broker):
         self._java = find_java()
         self.state["home"] = str(self._libs.parent)
 
-    def start(self) -> None:
-        super().start()
-
     def command(self) -> list[str]:
-        logs = self.data / "log"
+        logs = self.log_folder
+        if "," in str(logs):
+            raise ServiceError(
+                "`folder` must not contain a comma: Apache Kafka reads one as the end of the "
+                f"name. Received: {self.folder.path}"
+            )
         logs.mkdir(parents=True, exist_ok=True, mode=0o700)
         client, controller = f"{HOST}:{self.port}", f"{HOST}:{self.state['controller_port']}"
         settings = SETTINGS | {
@@ -125,12 +136,15 @@ class ApacheKafka(Broker):
         logging = self.data / "log4j2.properties"
         logging.write_text(_LOGGING)
         java = [
-            self._java,
+            # Java reads file names in the locale's encoding: in "C", "é" is no letter.
+            *("env", "LC_ALL=C.UTF-8", self._java),
+            # The quick compiler alone: half the CPU time to be ready, blocks pass as fast.
+            "-XX:TieredStopAtLevel=1",
             *("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-Djava.awt.headless=true"),
-            f"-Dlog4j2.configurationFile={logging}",
+            f"-Dlog4j2.configurationFile={logging.as_uri()}",
             *("-cp", str(self._libs / "*")),
         ]
-        if not (logs / "meta.properties").exists():
+        if not self.formatted:
             self._format(java, properties)
         return [*java, "kafka.Kafka", str(properties)]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from keras_tl.services.errors import ServiceError
 from keras_tl.services.folder import HOST, Folder
-from keras_tl.services.process import Service
+from keras_tl.services.service import Service
 
 REPLICA_SET = "rs0"
 _NOT_YET_INITIALIZED = 94
@@ -120,7 +120,6 @@ class Mongod(Service):
             hello = self._client.admin.command("hello")
             if hello.get("isWritablePrimary"):
                 self.state["version"] = self._client.server_info()["version"]
-                self.close()
                 return True
             if "setName" not in hello:
                 self._configure()

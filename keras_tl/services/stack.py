@@ -12,11 +12,11 @@ from typing import Any
 
 from keras_tl.services.broker import Broker
 from keras_tl.services.container import KafkaContainer, image_is_here
-from keras_tl.services.errors import ServiceError
+from keras_tl.services.errors import EarlyExit, ServiceError
 from keras_tl.services.folder import Folder
 from keras_tl.services.kafka import ApacheKafka
 from keras_tl.services.mongod import Mongod
-from keras_tl.services.process import Service, stop
+from keras_tl.services.service import Service, stop
 from keras_tl.services.tansu import Tansu
 
 BROKERS: dict[str, type[Broker]] = {
@@ -143,6 +143,8 @@ def _choose_broker(folder: Folder, forced: str | None) -> Broker:
     if forced is not None and forced not in BROKERS:
         raise ServiceError(f"`broker` must be one of {sorted(BROKERS)}. Received: {forced!r}")
     kept = folder.section("kafka").get("broker")
+    if kept is None and ApacheKafka(folder).formatted:
+        kept = "kafka"  # stack.json was deleted
     if kept in BROKERS:
         broker = BROKERS[kept](folder)
         if forced in (None, kept):
@@ -219,7 +221,16 @@ def up(
                 service.start()
             deadline = time.monotonic() + PATIENCE
             for service in wanted.values():
-                service.wait_ready(deadline)
+                try:
+                    service.wait_ready(deadline)
+                except EarlyExit:
+                    if service in launched:
+                        raise
+                    # It was dying when we joined it: a SIGKILL acts some time after its sender.
+                    service.prepare()
+                    launched.append(service)
+                    service.start()
+                    service.wait_ready(deadline)
             place.save()
         except BaseException:
             stop(launched)
@@ -230,9 +241,11 @@ def up(
 
 def _known(folder: Folder) -> list[Service]:
     """The servers that the folder has ever had."""
-    known: list[Service] = [Mongod(folder)] if "port" in folder.section("mongodb") else []
     kind = folder.section("kafka").get("broker")
-    return [*known, BROKERS[kind](folder)] if kind in BROKERS else known
+    brokers = [BROKERS[kind](folder)] if kind in BROKERS else [ApacheKafka(folder), Tansu(folder)]
+    every: list[Service] = [Mongod(folder), *brokers]
+    # A server whose stack.json was deleted is still known by its pid.
+    return [one for one in every if "port" in one.state or one.running() is not None]
 
 
 def down(folder: str | os.PathLike[str] | None = None) -> list[str]:
@@ -245,7 +258,7 @@ def down(folder: str | os.PathLike[str] | None = None) -> list[str]:
         ServiceError: a server did not end, or belongs to another user.
     """
     place = Folder(folder)
-    if not place.path.is_dir():
+    if not (place.path / "lock").exists():  # no stack was ever here: leave no trace
         return []
     with place.locked():
         return stop(_known(place))
@@ -270,8 +283,8 @@ def status(folder: str | os.PathLike[str] | None = None) -> dict[str, Any]:
         report[service.name] |= {
             "running": pid is not None,
             "pid": pid,
-            "port": service.port,
-            "uri": service.address,
+            "port": service.state.get("port"),
+            "uri": service.address if "port" in service.state else None,
             "version": service.state.get("version"),
         }
         if isinstance(service, Broker):

