@@ -151,8 +151,9 @@ class Lease:
                 with self._lock:
                     self._token = int(document["token"])
                     self._stop_at = asked + self._duration - self._margin
-                return self.held
-            if self._create():
+                if self.held:  # else the answer came too late
+                    return True
+            elif self._create():
                 continue
             if self._clock() >= end:
                 return False
