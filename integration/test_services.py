@@ -72,8 +72,7 @@ def elsewhere(program: str, *arguments: object) -> subprocess.CompletedProcess[s
 def folder(tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "a stack, ümlaut"
     yield place
-    if (place / "stack.json").exists():
-        services.down(place)
+    services.down(place)
 
 
 def test_both_servers_serve(stack_factory: Make, broker_kind: str, topic: str) -> None:
@@ -282,7 +281,7 @@ def test_folder_of_a_newer_version(folder: Path) -> None:
     for call in (services.up, services.down, services.status):
         with pytest.raises(ServiceError, match="newer keras_tl"):
             call(folder)
-    (folder / "stack.json").write_text(json.dumps(state))
+    (folder / "stack.json").write_text(json.dumps(state))  # for the fixture's `down`
 
 
 def test_data_that_mongod_refuses(folder: Path) -> None:

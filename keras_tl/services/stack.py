@@ -139,22 +139,31 @@ class Stack:
         return f"Stack({str(self.folder)!r}, started={self.started})"
 
 
+def _kept_broker(folder: Folder) -> Broker | None:
+    """The broker that the folder has, also when its stack.json was deleted."""
+    kind = folder.section("kafka").get("broker")
+    if kind in BROKERS:
+        return BROKERS[kind](folder)
+    apache, tansu = ApacheKafka(folder), Tansu(folder)
+    if tansu.running() is not None:
+        return tansu
+    return apache if apache.running() is not None or apache.formatted else None
+
+
 def _choose_broker(folder: Folder, forced: str | None) -> Broker:
     if forced is not None and forced not in BROKERS:
         raise ServiceError(f"`broker` must be one of {sorted(BROKERS)}. Received: {forced!r}")
-    kept = folder.section("kafka").get("broker")
-    if kept is None and ApacheKafka(folder).formatted:
-        kept = "kafka"  # stack.json was deleted
-    if kept in BROKERS:
-        broker = BROKERS[kept](folder)
-        if forced in (None, kept):
+    kept = _kept_broker(folder)
+    if kept is not None:
+        alive = kept.running() is not None
+        if forced in (None, kept.kind):
             # Topics stay where they are; a volatile broker that stopped has none to keep.
-            if not broker.volatile or broker.running() is not None:
-                return broker
-        elif broker.running() is not None:
+            if alive or not kept.volatile:
+                return kept
+        elif alive:
             raise ServiceError(
-                f"`broker` must be {kept!r}, which this folder runs now: stop it first (`down`). "
-                f"Received: {forced!r}"
+                f"`broker` must be {kept.kind!r}, which this folder runs now: stop it first "
+                f"(`down`). Received: {forced!r}"
             )
     if forced is None:
         # Who sets KAFKA_HOME wants Apache Kafka: a fault in it is told, not stepped around.
@@ -241,9 +250,8 @@ def up(
 
 def _known(folder: Folder) -> list[Service]:
     """The servers that the folder has ever had."""
-    kind = folder.section("kafka").get("broker")
-    brokers = [BROKERS[kind](folder)] if kind in BROKERS else [ApacheKafka(folder), Tansu(folder)]
-    every: list[Service] = [Mongod(folder), *brokers]
+    broker = _kept_broker(folder)
+    every: list[Service] = [Mongod(folder), *([broker] if broker else [])]
     # A server whose stack.json was deleted is still known by its pid.
     return [one for one in every if "port" in one.state or one.running() is not None]
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from keras_tl.services.errors import EarlyExit, ServiceError
-from keras_tl.services.process import names
+from keras_tl.services.process import arguments, names
 from keras_tl.services.service import stop
 
 Make = Callable[..., Any]
@@ -60,6 +60,21 @@ def test_another_process_recognises_it(sleeper: Make) -> None:
     while again.running() is None:  # the child writes its pid file in its own time
         time.sleep(0.01)
     assert again.running() == one.running()
+
+
+def test_without_proc(sleeper: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS: `ps` says what /proc says on Linux."""
+    one = sleeper()
+    one.start()
+    while one.marker not in arguments(one.running() or 0):  # past the shell that launches it
+        time.sleep(0.01)
+    pid = one.running()
+    assert pid is not None
+    monkeypatch.setattr("keras_tl.services.process.os.path.isdir", lambda path: False)
+    assert names(pid, one.marker)
+    assert not names(pid, one.marker[:-1])
+    assert stop([one]) == ["kafka"]
+    assert not names(pid, one.marker)
 
 
 def test_foreign_pid_is_left_alone(
