@@ -148,12 +148,13 @@ class Blobs:
             self._files.insert_many(files, ordered=False)
         except BulkWriteError as error:
             failures = error.details["writeErrors"]
-            if any(failure["code"] != _DUPLICATE for failure in failures):
+            others = any(failure["code"] != _DUPLICATE for failure in failures)
+            if others or error.details["writeConcernErrors"]:
                 raise
             # Others stored the same bytes meanwhile: theirs are used. In no other case may chunks
             # be deleted here, since a failed write may have been applied; `gc` takes them later.
             lost = [files[failure["index"]]["_id"] for failure in failures]
-            self._chunks.delete_many({"files_id": {"$in": lost}})
+            self._delete_chunks(lost)
 
     def missing(self, names: Iterable[str]) -> set[str]:
         """Those of `names` that are not stored."""
@@ -319,7 +320,7 @@ class Blobs:
             allowDiskUse=True,
         )
         for batch in _batches((orphan["_id"] for orphan in orphans), 1000):
-            self._chunks.delete_many({"files_id": {"$in": batch}})
+            self._delete_chunks(batch)
             done["orphans"] += len(batch)
         return done
 
@@ -334,8 +335,12 @@ class Blobs:
         identities = [file["_id"] for file in files]
         kept = {file["_id"] for file in self._files.find({"_id": {"$in": identities}}, {"_id": 1})}
         gone = [file for file in files if file["_id"] not in kept]
-        self._chunks.delete_many({"files_id": {"$in": [file["_id"] for file in gone]}})
+        self._delete_chunks([file["_id"] for file in gone])
         return gone
+
+    def _delete_chunks(self, identities: list[Any]) -> None:
+        for batch in _batches(identities, 20):  # each within the client's time limit
+            self._chunks.delete_many({"files_id": {"$in": batch}})
 
     def _server_time(self) -> datetime:
         now: datetime = self._db.command("hello")["localTime"]
