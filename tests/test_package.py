@@ -36,7 +36,7 @@ ROOMS: dict[str, set[str]] = KERAS_ONLY | {
     "services": set(),
 }
 ROOMS["search"] = {room for room in ROOMS if room not in ("callbacks", "services")}
-TOPS = {"__init__", "__main__", "hub", "cli", "demo"}
+TOPS = {"__init__", "__main__", "hub", "cli", "demo", "report"}
 SERVERS = {"pymongo", "gridfs", "bson", "kafka"}
 HEAVY = SERVERS | {"tensorflow", "jax", "torch", "onnx"}
 LONGEST = 400
