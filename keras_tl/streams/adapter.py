@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-import weakref
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -28,15 +27,14 @@ class Feed(DataAdapter):
     """The Keras side of a stream: hands out batches by index and counts what was trained.
 
     Batch `i` stays the same, and is kept, until it is trained. Each iterator begins at the first
-    untrained batch. Either a checkpoint says what is trained (`mark_trained`), or what Keras
-    pulled counts: a batch is trained when the next one is pulled or its iterator or epoch ends.
+    untrained batch. Either a checkpoint says what is trained (`mark_trained`), or what Keras took
+    for a step counts: it takes nothing ahead here.
     """
 
     def __init__(self) -> None:
         self._pid = os.getpid()
         self._peeking = False
         self._marked = False
-        self._live: weakref.ref[_Batches] | None = None
         self._failure: StreamError | None = None
 
     # What the subclass gives.
@@ -72,14 +70,10 @@ class Feed(DataAdapter):
         self._peeking = _below(_BUILDERS)
         if self._peeking:
             return
-        # An epoch that `stop_training` broke never ended for us: its last batch was trained.
-        self._settle()
         self._marked = fitting.attach(self)  # type: ignore[arg-type]
         _no_look_ahead(sys._getframe(1))
 
     def on_epoch_end(self) -> None:
-        if not self._peeking:
-            self._settle()
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
@@ -127,23 +121,6 @@ class Feed(DataAdapter):
                 "Make one in the child."
             )
 
-    # Counting.
-
-    def _pulled(self, batches: _Batches) -> None:
-        if not self._marked:
-            self._live = weakref.ref(batches)
-            self._forget(batches.index)
-
-    def _dropped(self, index: int) -> None:
-        if not self._marked and index > self.trained:
-            self._forget(index)
-
-    def _settle(self) -> None:
-        batches = self._live() if self._live else None
-        if batches is not None:
-            self._dropped(batches.index)
-        self._live = None
-
     def _until_failure(self) -> Iterator[Batch]:
         """For TensorFlow, which turns what a generator raises into an error of its own.
 
@@ -160,23 +137,19 @@ class _Batches(Iterator[Batch]):
     """Batches from the first untrained one on."""
 
     def __init__(self, feed: Feed, convert: Callable[[Batch], Batch] | None = None) -> None:
-        self.index = feed.trained
+        self._index = feed.trained
         self._feed = feed
         self._convert = convert
         self._counts = not feed._peeking
 
     def __next__(self) -> Batch:
-        if self._counts:
-            self._feed._pulled(self)
-        batch = self._feed._batch(self.index)
+        batch = self._feed._batch(self._index)
         if batch is None:
             raise StopIteration
-        self.index += 1
+        self._index += 1
+        if self._counts and not self._feed._marked:
+            self._feed._forget(self._index)
         return batch if self._convert is None else self._convert(batch)
-
-    def __del__(self) -> None:
-        if self._counts:
-            self._feed._dropped(self.index)
 
 
 def _below(names: frozenset[str]) -> bool:

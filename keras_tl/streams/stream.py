@@ -101,8 +101,7 @@ class Stream(Feed):
         self._batch_size = batch_size
         self._trained = 0
         self._kept: deque[tuple[Batch, Cursor]] = deque()
-        # Reentrant: the garbage collector may drop an iterator while it is held.
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._pulling = threading.Lock()
 
         if source is None:
