@@ -53,7 +53,7 @@ class Hub:
         project: str | None = None,
         **mongo_options: Any,
     ) -> None:
-        config = _configured()
+        config = configured()
         self.connection = Connection(
             mongodb or config.get("mongodb"),
             kafka or config.get("kafka"),
@@ -184,7 +184,7 @@ class Hub:
         """Send what processes that are gone left in their journals on this machine.
 
         Returns:
-            The number of `journals`, of `chunks` of events and of `versions` sent.
+            The number of `journals`, of `events` and of `versions` sent.
 
         Raises:
             pymongo.errors.PyMongoError: if MongoDB does not take it; what was not sent is kept.
@@ -221,7 +221,8 @@ class Hub:
             self._stack = None
 
 
-def _configured() -> dict[str, Any]:
+def configured() -> dict[str, Any]:
+    """What the environment and the config file say: `mongodb`, `kafka`, `project`."""
     named = os.environ.get("KERAS_TL_CONFIG")
     path = Path(named) if named else home() / "config.toml"
     config: dict[str, Any] = {}

@@ -210,9 +210,7 @@ class MongoCheckpoint(keras.callbacks.Callback):
         if better:
             self.best = float(value)  # type: ignore[arg-type]
         if self.save_best_only and value is None:
-            warnings.warn(
-                f"Can save best model only with {self.monitor} available.", stacklevel=2
-            )
+            warnings.warn(f"Can save best model only with {self.monitor} available.", stacklevel=2)
         elif self.save_best_only and not better:
             return
         self._since_save = 0

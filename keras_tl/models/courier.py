@@ -37,6 +37,7 @@ class Courier:
         self.columns: dict[int, dict[str, Any]] = {}
         self.versions: dict[str, dict[str, Any]] = {}
         self.session: str | None = None
+        self.sent = 0
         self._position = 0
         self._next = int(journal.header["base"])
         self._sent = self._next - 1
@@ -55,13 +56,13 @@ class Courier:
                 self.session = record.payload.decode()
 
     def send(self, db: Database[dict[str, Any]]) -> bool:
-        """Send the next chunk; `False` if there was nothing left to send.
+        """Send the next chunk; whether there is more than this one.
 
         Raises:
             pymongo.errors.PyMongoError: if the server does not take it; nothing is lost by that.
         """
         records: list[tuple[int, int, bytes]] = []
-        position, number = self._position, self._next
+        position, number, more = self._position, self._next, False
         for record in self.journal.read(position):
             if record.kind == Kind.COLUMNS:
                 about = record.json()
@@ -71,9 +72,8 @@ class Courier:
                     records.append((number, record.kind, record.payload))
                 number += 1
             position = record.end
-            if self._again is not None and number > self._again[1]:
-                break
-            if len(records) >= _CHUNK:
+            more = len(records) >= _CHUNK or (self._again is not None and number > self._again[1])
+            if more:
                 break
         if records:
             bounds = (records[0][0], records[-1][0])
@@ -84,9 +84,10 @@ class Courier:
             hooks.phase("chunk-written")
             self.journal.append(Kind.SENT, b"%d" % bounds[1])
             self._sent = bounds[1]
+            self.sent += len(records)
         self._again = None
         self._position, self._next = position, number
-        return bool(records)
+        return more
 
     def compact(self, versions: Mapping[str, bytes]) -> None:
         """Drop from the file what was sent; keeps `versions`, the records of those that wait."""
@@ -96,9 +97,7 @@ class Courier:
         keep += [(Kind.VERSION, payload) for payload in versions.values()]
         self._position = self.journal.rewrite({"base": self._next}, keep, self._position)
 
-    def _write(
-        self, db: Database[dict[str, Any]], records: list[tuple[int, int, bytes]]
-    ) -> None:
+    def _write(self, db: Database[dict[str, Any]], records: list[tuple[int, int, bytes]]) -> None:
         for _, kind, payload in records:
             if kind == Kind.DOC:
                 _upsert(db, payload)

@@ -153,6 +153,4 @@ class Runs:
         from keras_tl.storage.query import compile_query
 
         cursor = self.connection.db["runs"].find(compile_query(conditions))
-        return [
-            RunRecord(self.connection, d) for d in cursor.sort("started", -1).limit(limit)
-        ]
+        return [RunRecord(self.connection, d) for d in cursor.sort("started", -1).limit(limit)]

@@ -220,12 +220,12 @@ def sync(connection: Connection, verify: Verify | None = None) -> dict[str, int]
             it, versions that were trained on a stream stay in their journal.
 
     Returns:
-        The number of `journals`, of `events` chunks and of `versions` sent.
+        The number of `journals`, of `events` and of `versions` sent.
 
     Raises:
         pymongo.errors.PyMongoError: if the server does not take it; what was not sent is kept.
     """
-    counts = {"journals": 0, "chunks": 0, "versions": 0}
+    counts = {"journals": 0, "events": 0, "versions": 0}
     for journal in orphans(home() / "journal"):
         whose = (journal.header.get("project"), journal.header.get("address"))
         if whose != (connection.project, connection.address):
@@ -236,8 +236,10 @@ def sync(connection: Connection, verify: Verify | None = None) -> dict[str, int]
             courier = Courier(journal)
             if courier.session is not None:
                 end_session(connection.db, courier.session)
-            while courier.send(connection.db):
-                counts["chunks"] += 1
+            more = True
+            while more:
+                more = courier.send(connection.db)
+            counts["events"] += courier.sent
             uploader = Uploader(connection, journal, courier.versions, verify)
             counts["versions"] += uploader.send_all()
             counts["journals"] += 1

@@ -218,5 +218,3 @@ class Uploader:
 
     def _path(self, identity: str) -> Path:
         return self.journal.path.with_name(f"{self.journal.path.stem}.{identity}.safetensors")
-
-

@@ -92,9 +92,7 @@ class Connection:
 
     def __repr__(self) -> str:
         servers = self._kafka.get("bootstrap_servers") if self._kafka else None
-        return (
-            f"Connection(mongodb={self.address!r}, kafka={servers!r}, project={self.project!r})"
-        )
+        return f"Connection(mongodb={self.address!r}, kafka={servers!r}, project={self.project!r})"
 
     @property
     def address(self) -> str | None:

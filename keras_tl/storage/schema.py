@@ -67,9 +67,7 @@ def ensure(db: Database[dict[str, Any]]) -> None:
         existing = set(db.list_collection_names())
         for name, (required, indexes) in COLLECTIONS.items():
             if name not in existing:
-                options = (
-                    {"validator": {"$jsonSchema": {"required": required}}} if required else {}
-                )
+                options = {"validator": {"$jsonSchema": {"required": required}}} if required else {}
                 try:
                     db.create_collection(name, **options)
                 except (CollectionInvalid, OperationFailure):
