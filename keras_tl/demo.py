@@ -117,8 +117,8 @@ def run(
         stack = hub._stack
         assert stack is not None
         console.print(
-            f"[bold]1[/bold] MongoDB and Kafka ({stack.broker}) run on this machine; the backend is "
-            f"{keras.backend.backend()}."
+            f"[bold]1[/bold] MongoDB and Kafka ({stack.broker}) run on this machine. The backend "
+            f"is {keras.backend.backend()}."
         )
         topic = f"digits-{time.strftime('%Y%m%d-%H%M%S')}"
         hub.connection.client.drop_database(hub.project)  # the last demo's

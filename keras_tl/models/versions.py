@@ -134,6 +134,7 @@ def _publish(
         return_document=ReturnDocument.AFTER,
         session=session,
     )
+    assert model is not None  # made if it was missing
     if not blobs.touch(names, session):
         session.abort_transaction()  # gc took one in between: upload what is missing
         return False
@@ -206,15 +207,20 @@ def read(
     Raises:
         ValueError: if a blob is corrupt, naming the tensor.
     """
+    wanted = [e for e in entries(db, document) if roles is None or e["role"] in roles]
     blobs = Blobs(db)
-    for entry in entries(db, document):
-        if roles is not None and entry["role"] not in roles:
-            continue
+    while wanted:
+        group, size = [], 0
+        while wanted and (not group or size + wanted[0]["bytes"] <= _GROUP):
+            group.append(wanted.pop(0))
+            size += group[-1]["bytes"]
         try:
-            array = tensors.loads(blobs.get(entry["hash"]))["tensor"]
+            found = blobs.get_many({entry["hash"] for entry in group})
+            for entry in group:
+                yield entry, tensors.loads(found[entry["hash"]])["tensor"]
         except (KeyError, ValueError) as error:
+            name = next((e["path"] for e in group if e["hash"] in str(error)), group[0]["path"])
             raise ValueError(
                 f"Version {document['version']} of {document['model']!r} cannot be read: its "
-                f"tensor {entry['path']} ({entry['role']}) is damaged or missing: {error}"
+                f"tensor {name} is damaged or missing: {error}"
             ) from error
-        yield entry, array
