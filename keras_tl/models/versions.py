@@ -210,7 +210,8 @@ def read(
     wanted = [e for e in entries(db, document) if roles is None or e["role"] in roles]
     blobs = Blobs(db)
     while wanted:
-        group, size = [], 0
+        group: list[dict[str, Any]] = []
+        size = 0
         while wanted and (not group or size + wanted[0]["bytes"] <= _GROUP):
             group.append(wanted.pop(0))
             size += group[-1]["bytes"]

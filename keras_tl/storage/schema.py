@@ -67,7 +67,9 @@ def ensure(db: Database[dict[str, Any]]) -> None:
         existing = set(db.list_collection_names())
         for name, (required, indexes) in COLLECTIONS.items():
             if name not in existing:
-                options = {"validator": {"$jsonSchema": {"required": required}}} if required else {}
+                options: dict[str, Any] = {}
+                if required:
+                    options["validator"] = {"$jsonSchema": {"required": required}}
                 try:
                     db.create_collection(name, **options)
                 except (CollectionInvalid, OperationFailure):
