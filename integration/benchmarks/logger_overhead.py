@@ -36,12 +36,12 @@ def measure(options: argparse.Namespace, report: Report) -> None:
     from keras_tl import services
 
     # A full epoch takes about a second, so that each holds what the sender does twice a second.
-    rounds, steps = (3, 800) if options.quick else (15, 3000)
+    rounds, steps = (3, 500) if options.quick else (15, 3000)
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         local = stack.enter_context(services.up(Path(folder) / "db", services=("mongodb",)))
         hub = stack.enter_context(keras_tl.Hub(local.mongodb, project="bench"))
         report.server("mongod", hub.connection.client.server_info()["version"])
-        model, x, y = sized(steps)
+        timed, x, y = sized(steps)
         contenders = {
             "no-op callback": no_op,
             "MongoLogger": lambda: mongo(hub),
@@ -63,8 +63,8 @@ def measure(options: argparse.Namespace, report: Report) -> None:
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 some = steps // 10 if name.startswith("MLflow") else steps
                 with contenders[name]() as callbacks:
-                    took[name].append(step_seconds(model, x, y, some, callbacks))
-        hook = hook_seconds(hub, model, 40 if options.quick else 200)
+                    took[name].append(timed.seconds(x, y, some, callbacks))
+        hook = hook_seconds(hub, timed.model, 40 if options.quick else 200)
     add_rows(report, options.backend, took, hook, why)
 
 
@@ -97,7 +97,7 @@ def add_rows(report: Report, backend: str, took: Times, hook: float, why: str | 
         report.missing(what, ours, unit, f"MLflow callback, {backend}: {why}", GOAL)
 
 
-def sized(steps: int) -> tuple[Any, np.ndarray, np.ndarray]:
+def sized(steps: int) -> tuple[Steps, np.ndarray, np.ndarray]:
     """A network whose step takes about 300 us here, and its data."""
     import keras
 
@@ -105,8 +105,8 @@ def sized(steps: int) -> tuple[Any, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(steps * BATCH, 64)).astype("float32")
     y = rng.integers(0, 10, steps * BATCH).astype("int32")
-    best: tuple[float, Any] | None = None
-    for width in (32, 128, 256, 384, 512, 768):
+    best: tuple[float, Steps] | None = None
+    for width in (64, 256, 512):
         model = keras.Sequential(
             [
                 keras.Input((64,)),
@@ -117,38 +117,43 @@ def sized(steps: int) -> tuple[Any, np.ndarray, np.ndarray]:
         )
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile("sgd", loss, metrics=["accuracy"])
-        off = abs(step_seconds(model, x, y, 300, [no_op_callback()])[0] - STEP)
+        steps_of = Steps(model)
+        off = abs(steps_of.seconds(x, y, 300, [no_op_callback()])[0] - STEP)
         if best is not None and off > best[0]:
             break
-        best = (off, model)
+        best = (off, steps_of)
     assert best is not None
     return best[1], x, y
 
 
-def step_seconds(
-    model: Any, x: np.ndarray, y: np.ndarray, steps: int, callbacks: list[Any]
-) -> tuple[float, float]:
-    """Median and mean seconds of a step in the second epoch of a fit; the first pays for the start.
+class Steps:
+    """A compiled model whose steps are timed, from one call of its train function to the next.
 
-    A step lasts from one call of Keras' train function to the next: no hook of a callback is
-    needed to see that, so the dispatch mode is that of `callbacks`.
+    No hook of a callback is needed for that, so the dispatch mode is that of the callbacks.
     """
-    begins: list[float] = []
-    model.train_function = None
-    model.make_train_function()
-    train = model.train_function
 
-    def timed(*args: Any) -> Any:
-        begins.append(time.perf_counter())
-        return train(*args)
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._begins: list[float] = []
+        model.make_train_function()
+        train = model.train_function
 
-    model.train_function = timed
-    n = steps * BATCH
-    how = {"batch_size": BATCH, "epochs": 2, "shuffle": False, "verbose": 0}
-    model.fit(x[:n], y[:n], callbacks=callbacks, **how)
-    model.train_function = train
-    took = np.diff(begins[-steps:])
-    return float(np.median(took)), float(np.mean(took))
+        def timed(*args: Any) -> Any:
+            self._begins.append(time.perf_counter())
+            return train(*args)
+
+        model.train_function = timed
+
+    def seconds(
+        self, x: np.ndarray, y: np.ndarray, steps: int, callbacks: list[Any]
+    ) -> tuple[float, float]:
+        """Median and mean of a step in the second epoch of a fit; the first pays for the start."""
+        self._begins.clear()
+        n = steps * BATCH
+        how = {"batch_size": BATCH, "epochs": 2, "shuffle": False, "verbose": 0}
+        self.model.fit(x[:n], y[:n], callbacks=callbacks, **how)
+        took = np.diff(self._begins[-steps:])
+        return float(np.median(took)), float(np.mean(took))
 
 
 def hook_seconds(hub: Any, model: Any, blocks: int, calls: int = 500) -> float:
