@@ -6,6 +6,7 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,18 +191,10 @@ class Hub:
             pymongo.errors.PyMongoError: if MongoDB does not take it; what was not sent is kept.
         """
         from keras_tl.models.outbox import sync
+        from keras_tl.streams.identity import refusal
 
-        return sync(self.connection, self._refusal if self.connection.has_kafka else None)
-
-    def _refusal(self, cursor: Mapping[str, Any]) -> Exception | None:
-        from keras_tl.streams import TopicChanged, identity
-        from keras_tl.streams.cursor import Cursor
-
-        try:
-            identity.verify(self.connection, Cursor.from_dict(cursor))
-        except TopicChanged as error:
-            return error
-        return None
+        connection = self.connection
+        return sync(connection, partial(refusal, connection) if connection.has_kafka else None)
 
     def close(self, timeout: float = 10.0) -> None:
         """Send what waits, close the connections and stop what `local` has started.

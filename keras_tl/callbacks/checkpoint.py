@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import keras
@@ -14,7 +15,7 @@ from keras_tl.callbacks import states
 from keras_tl.models import resuming, runs, state, versions
 from keras_tl.storage.connection import connect
 from keras_tl.streams import fitting
-from keras_tl.streams.errors import TopicChanged
+from keras_tl.streams.identity import refusal
 
 
 class MongoCheckpoint(keras.callbacks.Callback):
@@ -90,6 +91,7 @@ class MongoCheckpoint(keras.callbacks.Callback):
         self.name = run
         self.tags = dict(tags or {})
         self.flush_timeout = flush_timeout
+        self._refusal = partial(refusal, self.connection)
         self._run: runs.Run | None = None
         self._stream: Any = None
         self._resumed: Mapping[str, Any] | None = None
@@ -184,7 +186,7 @@ class MongoCheckpoint(keras.callbacks.Callback):
     def _restore_metrics(self) -> None:
         """An epoch that goes on in the middle has sums already; Keras has just reset them."""
         if self._resumed is not None and self._first_batch:
-            batch = self._stream.peek() if self._stream is not None else None
+            batch = self._stream.example() if self._stream is not None else None
             resuming.restore_metrics(self.connection, self._resumed, self.model, batch)
 
     def _advance(self, steps: int) -> None:
@@ -235,18 +237,11 @@ class MongoCheckpoint(keras.callbacks.Callback):
             "best": better,
             "tags": self.tags,
         }
-        run.outbox.uploader.put(about, bundle, self._refusal if self._stream else None)
+        run.outbox.uploader.put(about, bundle, self._refusal)
         if self.verbose:
             keras.utils.io_utils.print_msg(
                 f"\nStep {about['step']}: saving a version of {self.key!r}"
             )
-
-    def _refusal(self, cursor: Mapping[str, Any]) -> Exception | None:
-        try:
-            self._stream.verify(cursor)
-        except TopicChanged as error:
-            return error
-        return None
 
     def _improves(self, value: Any) -> bool:
         if not np.isfinite(value):

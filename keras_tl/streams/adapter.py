@@ -47,6 +47,10 @@ class Feed(DataAdapter):
         """Batch `index`, or `None` at the end of the stream; waits for it."""
         raise NotImplementedError
 
+    def example(self) -> Batch:
+        """Arrays of the shapes and dtypes of a batch."""
+        raise NotImplementedError
+
     def _forget(self, count: int) -> None:
         """Batches before `count` are trained."""
         raise NotImplementedError
@@ -88,11 +92,8 @@ class Feed(DataAdapter):
         import tensorflow as tf
         from keras import tree
 
-        first = self._batch(self.trained)
-        if first is None:
-            raise StreamError("The stream is at its end: there is no batch to train on.")
         signature = tree.map_structure(
-            lambda column: tf.TensorSpec((None, *column.shape[1:]), column.dtype), first
+            lambda column: tf.TensorSpec((None, *column.shape[1:]), column.dtype), self.example()
         )
         dataset = tf.data.Dataset.from_generator(self._until_failure, output_signature=signature)
         # By default tf.data pulls batch N + 1 while step N runs. On a stream that goes quiet after
@@ -143,13 +144,16 @@ class _Batches(Iterator[Batch]):
         self._counts = not feed._peeking
 
     def __next__(self) -> Batch:
-        batch = self._feed._batch(self._index)
-        if batch is None:
+        if not self._counts:  # Keras wants the shapes
+            batch = self._feed.example()
+            return batch if self._convert is None else self._convert(batch)
+        found = self._feed._batch(self._index)
+        if found is None:
             raise StopIteration
         self._index += 1
-        if self._counts and not self._feed._marked:
+        if not self._feed._marked:
             self._feed._forget(self._index)
-        return batch if self._convert is None else self._convert(batch)
+        return found if self._convert is None else self._convert(found)
 
 
 def _below(names: frozenset[str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Mapping
 from types import TracebackType
@@ -271,7 +272,12 @@ def _ensure_topic(connection: Connection, topic: str, partitions: int | None) ->
                 admin.create_topics([NewTopic(topic, partitions, -1)])
             except errors.TopicAlreadyExistsError:
                 pass
-            found = _partitions(admin, topic) or partitions
+        # Brokers learn of a topic a moment after it was made.
+        deadline = time.monotonic() + 1
+        while not found and time.monotonic() < deadline:
+            time.sleep(0.02)
+            found = _partitions(admin, topic)
+        found = found or partitions or 0
     finally:
         admin.close()
     if not found:

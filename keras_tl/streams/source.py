@@ -162,7 +162,11 @@ class KafkaSource:
         self._tp = TopicPartition
         self._topic = topic
         self._consumer = open_consumer(connection, topic, fetch_bytes)
-        if not self._consumer.partitions_for_topic(topic):
+        # Brokers learn of a topic a moment after it was made.
+        deadline = time.monotonic() + 1
+        while not self._consumer.partitions_for_topic(topic) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if not self.partitions():
             self._consumer.close()
             raise StreamError(
                 f"`topic` must exist. Received: {topic!r}, which the broker does not have; "

@@ -95,7 +95,8 @@ class Stream(Feed):
             from keras_tl.storage import records
 
             decode = records.decode
-        self.resumed: Any = None
+        # Of a batch: {name: [dtype, shape of a sample]}, from the cursor or the first batch.
+        self._fields: dict[str, list[Any]] | None = cursor.get("fields") if cursor else None
         self._connection = connection
         self._topic = topic
         self._batch_size = batch_size
@@ -152,7 +153,7 @@ class Stream(Feed):
     @property
     def cursor(self) -> dict[str, Any]:
         """The position after `trained` batches, as a document that `Stream(cursor=)` takes."""
-        return self._cursor.to_dict()
+        return {**self._cursor.to_dict(), "fields": self._fields}
 
     def mark_trained(self, n: int) -> None:
         """Say that exactly the first `n` batches of this object are in the weights.
@@ -177,6 +178,21 @@ class Stream(Feed):
         if batch is None:
             raise StreamError(f"The stream of topic {self._topic!r} is at its end.")
         return batch
+
+    def example(self) -> Batch:
+        """Arrays of a batch's shapes and dtypes: zeros if a cursor told them, else `peek`.
+
+        A model can so be built, and a training that was complete be found complete, while a
+        resumed stream is quiet.
+        """
+        if self._fields is None:
+            return self.peek()
+        return to_keras(
+            {
+                name: np.zeros((self._batch_size, *shape), dtype)
+                for name, (dtype, shape) in self._fields.items()
+            }
+        )
 
     def verify(self, cursor: Mapping[str, Any], consumer: KafkaConsumer | None = None) -> None:
         """Raise unless the broker's topic is the one of `cursor`; see `identity.verify`.
@@ -246,6 +262,11 @@ class Stream(Feed):
                 if taken is None:
                     return None
                 columns, cursor = taken
+                if self._fields is None:
+                    self._fields = {
+                        name: [column.dtype.name, list(column.shape[1:])]
+                        for name, column in columns.items()
+                    }
                 with self._lock:
                     self._kept.append((to_keras(columns), cursor))
 

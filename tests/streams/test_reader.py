@@ -106,8 +106,15 @@ def test_the_cursor_says_where_it_stands() -> None:
         }
         for p, offset, row in [(0, 2, 0), (1, 1, 1)]
     ]
+    fields = cursor.pop("fields")
     assert Cursor.from_dict(cursor).to_dict() == cursor
     source.close()
+    # A resumed stream knows the shapes before any record comes: a model can be built on it.
+    quiet = stream(filled(40, 5, 2), cursor={**cursor, "fields": fields})
+    for zeros, batch in zip(quiet.example(), quiet.peek(), strict=True):
+        assert (zeros.shape, zeros.dtype) == (batch.shape, batch.dtype)
+        assert not zeros.any() and batch.any()
+    quiet.close()
 
 
 def test_peeks_and_unmarked_batches_come_again() -> None:
