@@ -18,6 +18,7 @@ from keras_tl.storage.journal import Kind
 
 #: columns id, step, epoch, batch, time (s since 1970, UTC); the values follow as float64.
 _ROW = struct.Struct("<Hqiid")
+_LIMIT = 2 << 20  # bytes in a bucket; as BSON it is up to five times that, of 16 MB allowed
 _INDEX = {"step": "<i8", "epoch": "<i4", "batch": "<i4", "time": "<f8"}
 
 
@@ -42,8 +43,8 @@ def buckets(
     records: Iterable[tuple[int, int, bytes]], columns: Mapping[int, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """The event documents of one chunk of journal records `(number, kind, payload)`."""
-    grouped: dict[int, list[tuple[Any, ...]]] = {}
-    first: dict[int, int] = {}
+    grouped: dict[int, list[tuple[int, list[tuple[Any, ...]]]]] = {}
+    sizes: dict[int, int] = {}
     for number, kind, payload in records:
         if kind == Kind.ROW:
             width = (len(payload) - _ROW.size) // 8
@@ -54,9 +55,13 @@ def buckets(
             row = [event["step"], event["epoch"], event["batch"], event["time"], event["values"]]
         else:
             continue
-        first.setdefault(column, number)
-        grouped.setdefault(column, []).append(tuple(row))
-    return [_bucket(columns[c], first[c], rows) for c, rows in grouped.items()]
+        parts = grouped.setdefault(column, [])
+        sizes[column] = sizes.get(column, 0) + len(payload)
+        if not parts or sizes[column] > _LIMIT:
+            parts.append((number, []))
+            sizes[column] = len(payload)
+        parts[-1][1].append(tuple(row))
+    return [_bucket(columns[c], n, rows) for c, parts in grouped.items() for n, rows in parts]
 
 
 def _bucket(about: Mapping[str, Any], number: int, rows: list[tuple[Any, ...]]) -> dict[str, Any]:

@@ -67,18 +67,22 @@ class Courier:
             if record.kind == Kind.COLUMNS:
                 about = record.json()
                 self.columns[about["id"]] = about
+            elif record.kind == Kind.SESSION:
+                self.session = record.payload.decode()
             elif record.kind in DATA:
                 if number > self._sent:
                     records.append((number, record.kind, record.payload))
                 number += 1
             position = record.end
-            more = len(records) >= _CHUNK or (self._again is not None and number > self._again[1])
+            # What was named before is sent again with the same bounds, or it would be doubled.
+            more = len(records) >= _CHUNK if self._again is None else number > self._again[1]
             if more:
                 break
         if records:
             bounds = (records[0][0], records[-1][0])
             if self._again is None:
                 self.journal.append(Kind.CHUNK, b"[%d,%d]" % bounds)
+                self._again = bounds
             hooks.phase("chunk-named")
             self._write(db, records)
             hooks.phase("chunk-written")
@@ -95,6 +99,8 @@ class Courier:
             return
         keep = [(Kind.COLUMNS, json.dumps(about).encode()) for about in self.columns.values()]
         keep += [(Kind.VERSION, payload) for payload in versions.values()]
+        if self.session is not None:
+            keep.append((Kind.SESSION, self.session.encode()))
         self._position = self.journal.rewrite({"base": self._next}, keep, self._position)
 
     def _write(self, db: Database[dict[str, Any]], records: list[tuple[int, int, bytes]]) -> None:

@@ -49,6 +49,7 @@ class Uploader:
         self._complained = False
         self._waiting: dict[str, dict[str, Any]] = dict(waiting or {})
         self._captured: tuple[dict[str, Any], dict[str, np.ndarray]] | None = None
+        self._disk = threading.Lock()
         self._changed = threading.Condition()
         self._busy = False
         self._closing = False
@@ -68,6 +69,7 @@ class Uploader:
         """
         with self._changed:
             if self._captured is not None:
+                self._verify.pop(self._captured[0]["id"], None)
                 self._drop()
             self._captured = (about, bundle)
             self._verify[about["id"]] = verify
@@ -91,12 +93,13 @@ class Uploader:
             )
 
     def close(self) -> None:
-        """Stop after the write in progress; what waits stays in the journal."""
+        """Stop; what waits stays in the journal, also a version that is not on disk yet."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join(1.0)
+        self._store_captured()  # the thread may still wait for the server
 
     def send_all(self) -> int:
         """Commit what waits, now, in this thread; the number of versions committed.
@@ -125,12 +128,9 @@ class Uploader:
                 )
                 if self._closing:
                     return
-                captured, self._captured = self._captured, None
                 self._busy = True
             try:
-                if captured is not None:
-                    self._store(*captured)
-                    captured = None
+                self._store_captured()
                 about = next(iter(self._waiting.values()), None)
                 if about is not None:
                     self._send(about)
@@ -146,6 +146,13 @@ class Uploader:
                     self._busy = False
                     self._changed.notify_all()
 
+    def _store_captured(self) -> None:
+        with self._disk:  # held while a version is written, so that `close` waits for the disk
+            with self._changed:
+                captured, self._captured = self._captured, None
+            if captured is not None:
+                self._store(*captured)
+
     def _store(self, about: dict[str, Any], bundle: dict[str, np.ndarray]) -> None:
         hooks.phase("version-captured")
         with self._changed:
@@ -159,14 +166,15 @@ class Uploader:
             temporary.write_bytes(tensors.dumps(bundle))
             os.replace(temporary, path)
             hooks.phase("version-stored")
-            self.journal.append(Kind.VERSION, json.dumps(about).encode())
+            with self._changed:  # or compacting could miss the record
+                self.journal.append(Kind.VERSION, json.dumps(about).encode())
+                self._waiting[about["id"]] = about
         except OSError as error:
             temporary.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
             log.warning("A version of %r could not be kept on disk: %s", about["model"], error)
             return
         hooks.phase("version-journalled")
-        with self._changed:
-            self._waiting[about["id"]] = about
 
     def _send(self, about: dict[str, Any]) -> int:
         verify = self._verify.get(about["id"])
@@ -207,7 +215,10 @@ class Uploader:
             )
 
     def _complain(self, error: Exception) -> None:
-        if not self._complained:
+        from pymongo.errors import ConnectionFailure
+
+        # That the server is away is said by the outbox, once for events and versions.
+        if not self._complained and not isinstance(error, ConnectionFailure):
             self._complained = True
             log.warning(
                 "A version waits in %s: %s: %s",

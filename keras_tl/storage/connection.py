@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from pymongo.database import Database
 
 _SECRET_OPTION = re.compile(r"((?:password|token|secret|properties)[^=&]*=)[^&]*", re.IGNORECASE)
-_SECRET_KEY = re.compile(r"password|token|secret", re.IGNORECASE)
+_SECRET_KEY = re.compile(
+    r"passw|passphrase|passwd|pwd|token|secret|credential|(api|access|private)_?key", re.IGNORECASE
+)
 _PROJECT = re.compile(r"[A-Za-z0-9_-]{1,38}")
 
 # The writer's defaults. The driver's own wait of 30 s for a dead server is what froze other
@@ -89,6 +92,7 @@ class Connection:
         self._client: MongoClient[dict[str, Any]] | None = None
         self._ensured: MongoClient[dict[str, Any]] | None = None
         self._pid = 0
+        _live.add(self)
 
     def __repr__(self) -> str:
         servers = self._kafka.get("bootstrap_servers") if self._kafka else None
@@ -116,7 +120,9 @@ class Connection:
             if self._client is None or self._pid != os.getpid():
                 import pymongo
 
-                named = {key.lower() for key, _ in parse_qsl(urlsplit(self._uri).query)}
+                query = urlsplit(self._uri).query.replace(";", "&")
+                named = {key.lower() for key, _ in parse_qsl(query)}
+                named |= {key.lower() for key in self._mongo_options}
                 defaults = {k: v for k, v in _CLIENT_DEFAULTS.items() if k.lower() not in named}
                 self._client = pymongo.MongoClient(self._uri, **{**defaults, **self._mongo_options})
                 self._pid = os.getpid()
@@ -176,6 +182,18 @@ class Connection:
             closer = threading.Thread(target=client.close, name="keras_tl-close", daemon=True)
             closer.start()
             closer.join(timeout)
+
+
+# A thread of the parent may hold a lock at the time of a fork, and is not there to release it.
+_live: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    for connection in list(_live):
+        connection._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)
 
 
 def _kafka_module() -> Any:

@@ -86,7 +86,7 @@ class Journal:
         self.limit = limit
         self.dropped = 0
         self._lock = threading.RLock()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._fd = _open_locked(self.path, os.O_CREAT if create else 0)
         self._size = os.fstat(self._fd).st_size
         first, end = None, 0
@@ -183,11 +183,12 @@ class Journal:
         return len(head)
 
     def close(self, *, delete: bool = False) -> None:
-        """Give the journal up, and delete it if nothing in it is wanted any more."""
+        """Give the journal up; delete it, and files named after it, if nothing is wanted any more."""
         with self._lock:
             if self._fd >= 0:
                 if delete:
-                    self.path.unlink(missing_ok=True)
+                    for beside in self.path.parent.glob(f"{self.path.stem}.*"):
+                        beside.unlink(missing_ok=True)
                 os.close(self._fd)
                 self._fd = -1
 
@@ -196,7 +197,8 @@ def orphans(folder: str | os.PathLike[str]) -> Iterator[Journal]:
     """The journals under `folder` whose process is gone, locked for the caller."""
     for path in sorted(Path(folder).glob("*.journal")):
         try:
-            yield Journal(path, create=False)
+            if path.stat().st_size:  # else its process may be about to lock it
+                yield Journal(path, create=False)
         except (BlockingIOError, FileNotFoundError):
             continue  # its process lives, or another one replays it
 
@@ -225,6 +227,7 @@ _live: weakref.WeakSet[Journal] = weakref.WeakSet()
 
 def _forget_in_child() -> None:
     for journal in list(_live):
+        journal._lock = threading.RLock()  # a thread of the parent may have held it
         if journal._fd >= 0:
             os.close(journal._fd)
             journal._fd = -1
