@@ -179,6 +179,8 @@ def sync(hub: Hub, as_json: bool) -> None:
         f"Sent {counts['versions']} versions and {counts['events']} events from "
         f"{counts['journals']} journals."
     )
+    if counts["others"]:
+        click.echo(f"{counts['others']} journals of other servers or projects stay.")
 
 
 @main.group(cls=_Commands, invoke_without_command=True)

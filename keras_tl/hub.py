@@ -185,7 +185,8 @@ class Hub:
         """Send what processes that are gone left in their journals on this machine.
 
         Returns:
-            The number of `journals`, of `events` and of `versions` sent.
+            The number of `journals`, `events` and `versions` sent, and of `others`: journals that
+            belong to another server or project.
 
         Raises:
             pymongo.errors.PyMongoError: if MongoDB does not take it; what was not sent is kept.

@@ -102,7 +102,7 @@ class MongoCheckpoint(keras.callbacks.Callback):
     # `_first_batch` in this epoch before a resume, `_steps` in this epoch by this `fit`.
 
     def on_train_begin(self, logs: Any = None) -> None:
-        about = {"name": self.name, "model": self.key}
+        about = {"name": self.name, "model": self.key, "rank": runs.rank()}
         self._run = runs.join(self, self.model, self.connection, **about)
         self._others = states.siblings(self)
         self._first_step = self._steps = self._first_batch = 0
@@ -218,6 +218,8 @@ class MongoCheckpoint(keras.callbacks.Callback):
         self._since_save = 0
         run = self._run
         assert run is not None
+        if run.rank:  # the first process of a data-parallel `fit` saves for all
+            return
         manifest, bundle = state.capture(self.model)
         if self.save_weights_only:
             manifest = [e for e in manifest if e["role"] in ("trainable", "non_trainable")]

@@ -24,6 +24,8 @@ class MongoLogger(keras.callbacks.Callback):
     (`async_safe`): Keras then keeps its asynchronous dispatch, unless another callback of the
     same `fit` needs the result of each batch.
 
+    In a data-parallel `fit` of several processes only the first one logs.
+
     Args:
         hub: a `Hub`, or a MongoDB URI.
         run: name of the run, for people.
@@ -62,7 +64,7 @@ class MongoLogger(keras.callbacks.Callback):
         self.flush_timeout = flush_timeout
         self._run: runs.Run | None = None
         self._epoch = self._first_step = self._first_batch = self._steps = 0
-        self._per_execution = 1
+        self._per_execution, self._rank = 1, 0
 
     @property
     def run(self) -> runs.Run:
@@ -76,7 +78,8 @@ class MongoLogger(keras.callbacks.Callback):
         return self._run
 
     def on_train_begin(self, logs: Any = None) -> None:
-        about = {"name": self.name, "params": self.config, "rank": _rank()}
+        self._rank = runs.rank()
+        about = {"name": self.name, "params": self.config, "rank": self._rank}
         self._run = runs.join(self, self.model, self.connection, **about)
         self._first_step = self._steps = 0
         self._epoch = -1
@@ -98,13 +101,13 @@ class MongoLogger(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         # Several threads, out of order, and nothing of `self.model` may be touched. The epoch
         # stands still meanwhile: Keras waits for these calls before it ends one.
-        if self.log_batches and logs:
+        if self.log_batches and logs and not self._rank:
             self._run.log(  # type: ignore[union-attr]
                 self._first_step + batch + 1, self._epoch, self._first_batch + batch, logs
             )
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if logs:
+        if logs and not self._rank:
             step = self._first_step + self._steps
             self.run.log(step, epoch, self._first_batch + self._steps - 1, logs, kind="epoch")
 
@@ -118,14 +121,6 @@ def _on_accelerator() -> bool:
     import jax
 
     return bool(jax.default_backend() != "cpu")
-
-
-def _rank() -> int:
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return int(jax.process_index())
-    return 0
 
 
 def _fit_config(model: keras.Model, params: Mapping[str, Any] | None) -> dict[str, Any]:

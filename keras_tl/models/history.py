@@ -14,6 +14,8 @@ from keras_tl.storage.connection import Connection
 #: A run whose heartbeat is older than this is taken for lost.
 LOST_AFTER = datetime.timedelta(seconds=30)
 
+_INDEX = ("step", "epoch", "batch", "time", "attempt")
+
 
 class RunRecord:
     """A run as it is stored.
@@ -61,6 +63,7 @@ class RunRecord:
         Returns:
             `step`, `epoch`, `batch` (int), `time` (s since 1970, UTC), `attempt`, and a column for
             each name: float64, NaN where a row has no such value; objects for kinds of your own.
+            A value that has the name of one of the first five is there as `value:NAME`.
 
         Raises:
             ValueError: if no row has a name that was asked for.
@@ -85,10 +88,10 @@ class RunRecord:
         wanted = [f"value:{name}" for name in names] or sorted(
             name for name in found if name.startswith("value:")
         )
-        columns = {
-            name.removeprefix("value:"): _join(parts, name)
-            for name in ["step", "epoch", "batch", "time", "attempt", *wanted]
-        }
+        columns = {name: _join(parts, name) for name in _INDEX}
+        for name in wanted:
+            plain = name.removeprefix("value:")
+            columns[name if plain in _INDEX else plain] = _join(parts, name)
         order = np.lexsort((columns["time"], columns["step"]))
         return {name: column[order] for name, column in columns.items()}
 

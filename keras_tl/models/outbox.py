@@ -56,7 +56,7 @@ class Outbox:
         self._wake = threading.Event()
         self._served = threading.Condition()
         self._asked = self._answered = 0  # flushes
-        self._closing = False
+        self._closing = self._late = False
         self._warned: set[str] = set()
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._work, name="keras_tl-outbox", daemon=True)
@@ -118,6 +118,7 @@ class Outbox:
             self._wake.set()
             done = self._served.wait_for(lambda: self._answered >= ticket, timeout)
         done = self.uploader.flush(max(0.0, deadline - time.monotonic())) and done
+        self._late = not done
         if not done:
             self.warn(
                 "flush",
@@ -132,7 +133,8 @@ class Outbox:
         """Flush, stop the threads and, if everything was sent, delete the journal."""
         if self._closing or self._pid != os.getpid():
             return
-        done = self.flush(timeout)
+        # Who has waited in vain at the end of `fit` does not wait again when the process ends.
+        done = self.flush(min(timeout, 0.5) if self._late else timeout)
         self._closing = True
         self._wake.set()
         self.uploader.close()
@@ -151,7 +153,7 @@ class Outbox:
                 db = self.connection.db
                 while not self._closing and self._courier.send(db):
                     pass
-                self._courier.compact(self.uploader.waiting())
+                self._compact()
                 if time.monotonic() - beaten > _HEARTBEAT:
                     self._heartbeat(db)
                     beaten = time.monotonic()
@@ -165,6 +167,12 @@ class Outbox:
                     return
                 self.say_away(error)
                 delay = min(2 * delay, 5.0)
+
+    def _compact(self) -> None:
+        try:
+            self._courier.compact(self.uploader.waiting())
+        except OSError as error:  # the old file is as good, only longer
+            self.warn("compact", "The journal cannot be made shorter: %s", error)
 
     def _heartbeat(self, db: Any) -> None:
         with self._lock:
@@ -180,7 +188,7 @@ class Outbox:
             "is kept in %s and sent when it is back.",
             self.connection.address,
             type(error).__name__,
-            str(error).split(",")[0][:200],
+            str(error)[:300],
             self.journal.path,
         )
 
@@ -204,6 +212,15 @@ def outbox(connection: Connection) -> Outbox:
         return found
 
 
+def _forget_in_child() -> None:
+    global _making
+    _making = threading.Lock()  # a thread of the parent may have held it
+    _outboxes.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
 def close(connection: Connection, timeout: float = 10.0) -> None:
     """Close the connection's outbox if there is one."""
     found = _outboxes.pop(connection, None)
@@ -220,15 +237,17 @@ def sync(connection: Connection, verify: Verify | None = None) -> dict[str, int]
             it, versions that were trained on a stream stay in their journal.
 
     Returns:
-        The number of `journals`, of `events` and of `versions` sent.
+        The number of `journals`, `events` and `versions` sent, and of `others`: journals that
+        belong to another server or project.
 
     Raises:
         pymongo.errors.PyMongoError: if the server does not take it; what was not sent is kept.
     """
-    counts = {"journals": 0, "events": 0, "versions": 0}
+    counts = {"journals": 0, "events": 0, "versions": 0, "others": 0}
     for journal in orphans(home() / "journal"):
         whose = (journal.header.get("project"), journal.header.get("address"))
         if whose != (connection.project, connection.address):
+            counts["others"] += 1
             journal.close()
             continue
         done = False

@@ -6,6 +6,7 @@ import atexit
 import datetime
 import os
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -20,6 +21,9 @@ from keras_tl.models import buckets
 from keras_tl.models.outbox import Outbox, outbox
 from keras_tl.storage.connection import Connection, redact
 from keras_tl.storage.journal import Kind
+
+
+_EVENT = 1 << 20  # bytes
 
 
 class Run:
@@ -58,6 +62,7 @@ class Run:
         self.members: set[int] = set()
         self._layouts: dict[tuple[str, ...], tuple[int, Any]] = {}
         self._outbox: Outbox | None = None
+        self._describing: threading.Thread | None = None
 
     @property
     def outbox(self) -> Outbox:
@@ -97,7 +102,10 @@ class Run:
             self.outbox.document("runs", self.id, set=now, setOnInsert=first)
             self.outbox.beat(self.id, self.attempt)
             # git may take long in a large work tree, and nobody waits for it.
-            threading.Thread(target=self._describe, name="keras_tl-describe", daemon=True).start()
+            self._describing = threading.Thread(
+                target=self._describe, name="keras_tl-describe", daemon=True
+            )
+            self._describing.start()
 
     def log(
         self, step: int, epoch: int, batch: int, logs: Mapping[str, Any], kind: str = "batch"
@@ -109,7 +117,11 @@ class Run:
             number = self.outbox.columns(self.id, self.attempt, self.rank, kind, names[1:])
             layout = self._layouts[names] = (number, buckets.row_struct(len(logs)).pack)
         number, pack = layout
-        row = pack(number, step, epoch, batch, time.time(), *logs.values())
+        try:
+            row = pack(number, step, epoch, batch, time.time(), *logs.values())
+        except (struct.error, TypeError, ValueError):  # a metric that is no number: not kept
+            scalars = {k: v for k, v in logs.items() if isinstance(_plain(v), (int, float))}
+            return self.log(step, epoch, batch, scalars, kind)
         self._outbox.append(Kind.ROW, row, droppable=kind == "batch")  # type: ignore[union-attr]
 
     def event(self, kind: str, step: int = 0, epoch: int = 0, **values: Any) -> None:
@@ -119,7 +131,8 @@ class Run:
             kind: its kind; `"batch"` and `"epoch"` belong to the logger.
             step: training step it belongs to.
             epoch: epoch it belongs to.
-            **values: numbers, strings, booleans, `None`, or lists and dicts of these.
+            **values: numbers, strings, booleans, `None`, or lists and dicts of these; at most
+                1 MB.
 
         Raises:
             ValueError: if `kind` is taken, or a value is nothing that a document can hold.
@@ -132,6 +145,9 @@ class Run:
         """
         import json
 
+        from bson import encode
+        from bson.errors import BSONError
+
         if kind in ("batch", "epoch"):
             raise ValueError(
                 f'`kind` must not be "batch" or "epoch", which are the logger\'s. Received: {kind}'
@@ -140,16 +156,22 @@ class Run:
         about = {"columns": number, "step": step, "epoch": epoch, "batch": -1}
         try:
             payload = json.dumps({**about, "time": time.time(), "values": values})
-        except TypeError as error:
+            # What MongoDB would refuse would hold up everything behind it.
+            size = len(encode({"values": json.loads(payload)["values"]}))
+        except (TypeError, ValueError, OverflowError, RecursionError, BSONError) as error:
             raise ValueError(
-                "`values` must be numbers, strings, booleans, None, lists or dicts. "
+                "`values` must be numbers of 64 bits, strings, booleans, None, lists or dicts. "
                 f"Received: {error}"
             ) from error
+        if size > _EVENT:
+            raise ValueError(f"`values` must be at most {_EVENT} bytes. Received: {size} bytes")
         self.outbox.append(Kind.EVENT, payload.encode())
 
     def end(self, state: str = "finished") -> None:
         """Say that the run is over: `finished`, `failed` or `stopped`."""
         if self.started and self.rank == 0:
+            if self._describing is not None:
+                self._describing.join(2.0)  # a short run is described, too
             self.outbox.beat(self.id, None)
             ended = datetime.datetime.now(datetime.UTC)
             self.outbox.document("runs", self.id, set={"state": state, "ended": ended})
@@ -159,6 +181,15 @@ class Run:
         self.outbox.document(
             "runs", self.id, set={"git": _git(), "env": environment(), "host": socket.gethostname()}
         )
+
+
+def rank() -> int:
+    """The number of this process among those that train one model together."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return int(jax.process_index())
+    return 0
 
 
 def environment() -> dict[str, Any]:
@@ -204,7 +235,7 @@ def _plain(value: Any, key: str = "") -> Any:
     """What a document can hold of it, without secrets."""
     from keras_tl.storage.connection import _SECRET_KEY
 
-    if _SECRET_KEY.search(key):
+    if _SECRET_KEY.search(key) and not isinstance(value, (bool, int, float)):  # `max_tokens=512`
         return "***"
     if isinstance(value, Mapping):
         return {buckets.key(str(k)): _plain(v, str(k)) for k, v in value.items()}
@@ -212,9 +243,11 @@ def _plain(value: Any, key: str = "") -> Any:
         return [_plain(v) for v in value]
     if isinstance(value, str):
         return redact(value) if "://" in value else value
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return str(value)
     if value is None or isinstance(value, (bool, int, float)):
         return value
-    return float(value) if hasattr(value, "__float__") else str(value)
+    return _plain(value.tolist()) if hasattr(value, "tolist") else str(value)
 
 
 # The run of a `fit` that is under way, by model: how callbacks made apart find one another.
@@ -245,6 +278,10 @@ def leave(member: object, run: Run, timeout: float) -> None:
     if not run.members:
         run.end()
         run.outbox.flush(timeout)
+
+
+# The runs of a forked process's parent are not its own to end.
+os.register_at_fork(after_in_child=_current.clear)
 
 
 def _end_all() -> None:

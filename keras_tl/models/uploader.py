@@ -188,6 +188,7 @@ class Uploader:
         try:
             data = self._path(about["id"]).read_bytes()
         except FileNotFoundError:
+            log.warning("A version of %r is gone: its file was deleted.", about["model"])
             self._forget(about["id"])
             return 0
         hooks.phase("version-verified")
@@ -224,7 +225,7 @@ class Uploader:
                 "A version waits in %s: %s: %s",
                 self.journal.path.parent,
                 type(error).__name__,
-                str(error).split(",")[0][:200],
+                str(error)[:300],
             )
 
     def _path(self, identity: str) -> Path:
