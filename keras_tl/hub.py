@@ -207,8 +207,8 @@ class Hub:
         import sys
 
         # Only if something was logged: a hub that only reads has no outbox.
-        if "keras_tl.models.outbox" in sys.modules:
-            sys.modules["keras_tl.models.outbox"].close(self.connection, timeout)
+        if "keras_tl.models.runs" in sys.modules:
+            sys.modules["keras_tl.models.runs"].close(self.connection, timeout)
         self.connection.close()
         if self._stack is not None:
             self._stack.close()

@@ -221,7 +221,7 @@ def _forget_in_child() -> None:
 os.register_at_fork(after_in_child=_forget_in_child)
 
 
-def close(connection: Connection, timeout: float = 10.0) -> None:
+def close_outbox(connection: Connection, timeout: float = 10.0) -> None:
     """Close the connection's outbox if there is one."""
     found = _outboxes.pop(connection, None)
     if found is not None:

@@ -18,7 +18,7 @@ from typing import Any
 import keras
 
 from keras_tl.models import buckets
-from keras_tl.models.outbox import Outbox, outbox
+from keras_tl.models.outbox import Outbox, close_outbox, outbox
 from keras_tl.storage.connection import Connection, redact
 from keras_tl.storage.journal import Kind
 
@@ -119,9 +119,12 @@ class Run:
         number, pack = layout
         try:
             row = pack(number, step, epoch, batch, time.time(), *logs.values())
-        except (struct.error, TypeError, ValueError):  # a metric that is no number: not kept
-            scalars = {k: v for k, v in logs.items() if isinstance(_plain(v), (int, float))}
-            return self.log(step, epoch, batch, scalars, kind)
+        except (struct.error, TypeError, ValueError, OverflowError):
+            plain = {k: _plain(v) for k, v in logs.items()}
+            numbers = {k: v for k, v in plain.items() if isinstance(v, (int, float))}
+            if len(numbers) == len(logs):
+                raise
+            return self.log(step, epoch, batch, numbers, kind)  # what is no number is not kept
         self._outbox.append(Kind.ROW, row, droppable=kind == "batch")  # type: ignore[union-attr]
 
     def event(self, kind: str, step: int = 0, epoch: int = 0, **values: Any) -> None:
@@ -282,6 +285,14 @@ def leave(member: object, run: Run, timeout: float) -> None:
 
 # The runs of a forked process's parent are not its own to end.
 os.register_at_fork(after_in_child=_current.clear)
+
+
+def close(connection: Connection, timeout: float) -> None:
+    """End what is under way on a connection and close its outbox."""
+    for _, run in list(_current.values()):
+        if run.connection is connection:
+            run.end("failed")
+    close_outbox(connection, timeout)
 
 
 def _end_all() -> None:
