@@ -27,11 +27,17 @@ class _Commands(click.Group):
             if isinstance(error, click.exceptions.Exit | click.Abort):
                 raise
             message = error.args[0] if isinstance(error, KeyError) and error.args else error
-            raise click.ClickException(str(message)) from error
+            raise _one_line(str(message)) from error
         except Exception as error:
             if type(error).__module__.partition(".")[0] not in ("pymongo", "kafka"):
                 raise
-            raise click.ClickException(f"{type(error).__name__}: {error}") from error
+            raise _one_line(f"{type(error).__name__}: {error}") from error
+
+
+def _one_line(message: str) -> click.ClickException:
+    from keras_tl.storage.connection import redact
+
+    return click.ClickException(" ".join(redact(message).split()))
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -43,10 +49,19 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--project", help="Project. Default: KERAS_TL_PROJECT, else keras_tl.")
     @functools.wraps(function)
     def wrapper(
-        *args: Any, mongodb: str | None, kafka: str | None, project: str | None, **options: Any
+        *args: Any,
+        mongodb: str | None,
+        kafka: str | None,
+        project: str | None,
+        as_json: bool,
+        **options: Any,
     ) -> Any:
-        with _hub(mongodb, kafka, project) as hub:
-            return function(hub, *args, **options)
+        # As in `keras-tl runs --project p show ID`: the group's options hold for its commands.
+        parent = click.get_current_context().parent
+        above = parent.params if parent is not None else {}
+        mongodb, kafka = mongodb or above.get("mongodb"), kafka or above.get("kafka")
+        with _hub(mongodb, kafka, project or above.get("project")) as hub:
+            return function(hub, *args, as_json=as_json or above.get("as_json", False), **options)
 
     return wrapper
 
@@ -74,6 +89,8 @@ def _echo_json(value: Any) -> None:
 def _finite(value: Any) -> Any:
     """JSON has no NaN: `null` for those."""
     if isinstance(value, Mapping):
+        if set(value) == {"$numberDouble"}:  # how MongoDB's extended JSON writes NaN
+            return None
         return {k: _finite(v) for k, v in value.items()}
     if isinstance(value, list):
         return [_finite(v) for v in value]
@@ -82,11 +99,14 @@ def _finite(value: Any) -> Any:
 
 def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(*columns, title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
+    for i, column in enumerate(columns):
+        table.add_column(column, no_wrap=i == 0, overflow="fold")  # the first names the row
     for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
+        table.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
     Console().print(table)
 
 

@@ -44,12 +44,14 @@ def curve(values: np.ndarray, width: int = 72, height: int = 8) -> list[str]:
 def show_run(run: RunRecord, metric: str = "loss") -> None:
     """Print a run: what it is, its attempts, its epochs and the curve of a metric."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
     document = run.document
     env = document.get("env", {})
-    console.print(f"[bold]run {run.id}[/bold]  {document['name']}  [bold]{run.state}[/bold]")
+    name = escape(document["name"])
+    console.print(f"[bold]run {run.id}[/bold]  {name}  [bold]{run.state}[/bold]", soft_wrap=True)
     console.print(
         f"on {document.get('host', '?')}, Keras {env.get('keras', '?')} with "
         f"{env.get('backend', '?')}, git {(document.get('git') or {}).get('sha', 'none')[:12]}",
@@ -65,7 +67,7 @@ def show_run(run: RunRecord, metric: str = "loss") -> None:
     epochs = run.events()
     names = [n for n in epochs if n not in ("step", "epoch", "batch", "time", "attempt")]
     if len(epochs["step"]):
-        table = Table("epoch", "step", *names)
+        table = Table("epoch", "step", *map(escape, names))
         for i in range(len(epochs["step"])):
             values = (f"{epochs[name][i]:.4g}" for name in names)
             table.add_row(str(epochs["epoch"][i] + 1), str(epochs["step"][i]), *values)
@@ -74,7 +76,7 @@ def show_run(run: RunRecord, metric: str = "loss") -> None:
     if metric not in rows:
         rows = epochs
     if metric in rows:
-        console.print(f"{metric} by step, to step {rows['step'][-1]}")
+        console.print(f"{escape(metric)} by step, to step {rows['step'][-1]}")
         for line in curve(rows[metric]):
             console.print(line, highlight=False)
 
@@ -82,6 +84,7 @@ def show_run(run: RunRecord, metric: str = "loss") -> None:
 def show_versions(model: Versions, limit: int = 20) -> None:
     """Print a model's versions, newest first."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     names: dict[int, list[str]] = {}
@@ -89,7 +92,7 @@ def show_versions(model: Versions, limit: int = 20) -> None:
         names.setdefault(number, []).append(alias)
     table = Table(
         *("version", "aliases", "from", "epoch", "step", "run", "metrics", "offsets"),
-        title=f"model {model.key}",
+        title=escape(f"model {model.key}"),
         title_justify="left",
     )
     for i, version in enumerate(model):
@@ -103,7 +106,7 @@ def show_versions(model: Versions, limit: int = 20) -> None:
             str(version.epoch),
             str(version.step),
             version.run[-12:],
-            "  ".join(f"{n} {v:.4g}" for n, v in version.metrics.items()),
+            escape("  ".join(f"{n} {v:.4g}" for n, v in version.metrics.items())),
             _offsets(version.cursor),
         )
     Console().print(table)

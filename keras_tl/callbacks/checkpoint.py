@@ -46,7 +46,7 @@ class MongoCheckpoint(keras.callbacks.Callback):
         flush_timeout: how long the end of `fit` waits for MongoDB at most, in s.
 
     Raises:
-        ValueError: for a `mode` or `save_freq` that is none of the above.
+        ValueError: for a `mode`, `save_freq` or `tags` that is none of the above.
 
     Example:
 
@@ -89,7 +89,7 @@ class MongoCheckpoint(keras.callbacks.Callback):
         self.save_freq = save_freq
         self.best = initial_value_threshold
         self.name = run
-        self.tags = dict(tags or {})
+        self.tags = _tags(tags or {})
         self.flush_timeout = flush_timeout
         self._refusal = partial(refusal, self.connection)
         self._run: runs.Run | None = None
@@ -142,10 +142,12 @@ class MongoCheckpoint(keras.callbacks.Callback):
             and self._since_save >= int(self.save_freq)
             and self._steps > 0
         ):
+            self._since_save = 0
             state.synchronise(self.model)
             self._save(self.model.get_metrics_result(), self._epoch, self._first_batch + batch)
         goal = (self.params or {}).get("steps")
-        if goal and self._first_batch and batch + self._per_execution >= goal - self._first_batch:
+        last = goal and batch + self._per_execution >= goal - self._first_batch
+        if last and self._first_batch and not self.model.stop_training:
             # The rest of an epoch that was resumed in the middle: a source that ended it early
             # would make Keras take its length for the length of every epoch.
             self._end_epoch = self.model.stop_training = _EndOfEpoch()
@@ -156,6 +158,7 @@ class MongoCheckpoint(keras.callbacks.Callback):
         self._end_epoch = None
         self._advance(self._steps_at_end())
         if self.save_freq == "epoch" or self._since_save >= int(self.save_freq):
+            self._since_save = 0
             self._save(logs or {}, epoch + 1, 0)
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -202,6 +205,8 @@ class MongoCheckpoint(keras.callbacks.Callback):
     def _steps_at_end(self) -> int:
         # The last execution is not over when its `begin` hook runs.
         steps = self._begun + self._per_execution
+        if goal := (self.params or {}).get("steps"):
+            steps = min(steps, goal)
         if self._stream is not None:
             steps = min(steps, self._stream.handed_out - self._streamed)
         return steps
@@ -215,7 +220,6 @@ class MongoCheckpoint(keras.callbacks.Callback):
             warnings.warn(f"Can save best model only with {self.monitor} available.", stacklevel=2)
         elif self.save_best_only and not better:
             return
-        self._since_save = 0
         run = self._run
         assert run is not None
         if run.rank:  # the first process of a data-parallel `fit` saves for all
@@ -252,6 +256,16 @@ class MongoCheckpoint(keras.callbacks.Callback):
         if mode == "auto":
             mode = states.direction(self.model, self.monitor)
         return self.best is None or (value > self.best if mode == "max" else value < self.best)
+
+
+def _tags(tags: Mapping[str, Any]) -> dict[str, Any]:
+    for name, value in tags.items():
+        if not isinstance(value, (str, bool, int, float)):
+            raise ValueError(
+                "`tags` must be strings and numbers. "
+                f"Received: {name!r} of type {type(value).__name__}"
+            )
+    return dict(tags)
 
 
 class _EndOfEpoch:

@@ -97,6 +97,8 @@ class MongoLogger(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         # Main thread, in order: the only hook that tells how many steps an epoch had.
         self._steps = batch + self._per_execution
+        if goal := (self.params or {}).get("steps"):
+            self._steps = min(self._steps, goal)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         # Several threads, out of order, and nothing of `self.model` may be touched. The epoch

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -36,7 +38,17 @@ def collect(callbacks: Iterable[Any]) -> list[dict[str, Any]]:
     for callback in callbacks:
         kind = type(callback).__name__
         if hasattr(callback, "get_state") and hasattr(callback, "set_state"):
-            found.append({"class": kind, "state": callback.get_state()})
+            state = callback.get_state()
+            try:
+                json.dumps(state)
+            except (TypeError, ValueError) as error:
+                warnings.warn(
+                    f"The state of {kind} is not kept: `get_state` must return what JSON can "
+                    f"hold. Received: {error}",
+                    stacklevel=2,
+                )
+                continue
+            found.append({"class": kind, "state": state})
         elif kind in _ATTRIBUTES:
             values = {name: getattr(callback, name, None) for name in _ATTRIBUTES[kind]}
             found.append({"class": kind, "state": {k: _number(v) for k, v in values.items()}})

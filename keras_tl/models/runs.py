@@ -22,7 +22,6 @@ from keras_tl.models.outbox import Outbox, close_outbox, outbox
 from keras_tl.storage.connection import Connection, redact
 from keras_tl.storage.journal import Kind
 
-
 _EVENT = 1 << 20  # bytes
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _SECRET_OPTION = re.compile(r"((?:password|token|secret|properties)[^=&]*=)[^&]*", re.IGNORECASE)
 _SECRET_KEY = re.compile(
-    r"passw|passphrase|passwd|pwd|token|secret|credential|(api|access|private)_?key", re.IGNORECASE
+    r"pass(w|phrase)|pwd|token|secret|credential|(api|access|private)_?key", re.IGNORECASE
 )
 _PROJECT = re.compile(r"[A-Za-z0-9_-]{1,38}")
 

@@ -183,7 +183,7 @@ class Journal:
         return len(head)
 
     def close(self, *, delete: bool = False) -> None:
-        """Give the journal up; delete it, and files named after it, if nothing is wanted any more."""
+        """Give the journal up; `delete` it and what lies beside it under its name."""
         with self._lock:
             if self._fd >= 0:
                 if delete:
