@@ -171,6 +171,9 @@ class Models:
             raise ValueError(f"`key` must be a string that is not empty. Received: {key!r}")
         return Versions(self.connection, key)
 
+    def __contains__(self, key: object) -> bool:
+        return self.connection.db["versions"].find_one({"model": key}, {"_id": 1}) is not None
+
     def __iter__(self) -> Iterator[str]:
         for document in self.connection.db["models"].find({}, {"_id": 1}).sort("_id", 1):
             yield document["_id"]

@@ -1,0 +1,84 @@
+"""The README's and the examples' code runs as it stands, against real servers."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PRELUDE = """
+import keras
+from sklearn.datasets import load_digits
+keras.utils.set_random_seed(0)
+x, y = load_digits(return_X_y=True)
+x = (x / 16).astype("float32")
+"""
+CHECKS = """
+assert len(run.events("loss")["step"]) == 2, run.events("loss")
+assert losses["step"].tolist() == list(range(1, 41))
+assert hub.models["digits"].version().cursor["topic"] == "digits"
+assert model.optimizer.iterations == 3 * 57 + 40
+hub.close()
+print("ran")
+"""
+
+
+def python(code: Path, mongodb: str, broker: str, project: str, home: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, code],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "KERAS_TL_HOME": str(home),
+            "KERAS_TL_MONGODB": mongodb,
+            "KERAS_TL_KAFKA": broker,
+            "KERAS_TL_PROJECT": project,
+        },
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("broker_kind", ["tansu"], indirect=True)
+def test_readme(mongodb: str, broker: str, project: str, tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    code = "\n".join([PRELUDE, *blocks, CHECKS])
+    code = code.replace("mongodb://...", mongodb).replace("broker:9092", broker)
+    script = tmp_path / "readme.py"
+    script.write_text(code)
+    assert python(script, mongodb, broker, project, tmp_path).splitlines()[-1] == "ran"
+
+
+@pytest.mark.parametrize("broker_kind", ["tansu"], indirect=True)
+def test_log_and_checkpoint(mongodb: str, broker: str, project: str, tmp_path: Path) -> None:
+    example = ROOT / "examples" / "log_and_checkpoint.py"
+    first = python(example, mongodb, broker, project, tmp_path)
+    accuracy = float(first.splitlines()[-2].split()[-1])
+    saved = re.search(r"'latest': (\d+)", first)
+    assert accuracy > 0.85 and saved is not None
+    second = python(example, mongodb, broker, project, tmp_path)
+    again = re.search(r"'latest': (\d+)", second)
+    assert "loaded Version('digits-mlp'" in second and again is not None
+    # Epochs are short here: a version that waits may give way to a newer one.
+    assert int(again[1]) > int(saved[1]) > 1
+    begins = [float(re.findall(r"epoch 1: .* accuracy (.*)", out)[0]) for out in (first, second)]
+    assert begins[1] > begins[0] + 0.1  # it went on, not from scratch
+
+
+@pytest.mark.parametrize("broker_kind", ["tansu"], indirect=True)
+def test_online_digits(mongodb: str, broker: str, project: str, tmp_path: Path) -> None:
+    example = ROOT / "examples" / "online_digits.py"
+    first = python(example, mongodb, broker, project, tmp_path)
+    assert "step 200, read up to [50, 50]" in first
+    again = python(example, mongodb, broker, project, tmp_path)  # nothing is left to train
+    assert again.splitlines() == [
+        line for line in first.splitlines() if line.startswith("version ")
+    ]
