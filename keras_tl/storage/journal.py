@@ -164,8 +164,8 @@ class Journal:
         with self._lock:
             temporary.unlink(missing_ok=True)
             fd = _open_locked(temporary, os.O_CREAT)
-            self.header = {**self.header, **header}
-            records = [(Kind.HEADER, json.dumps(self.header).encode()), *keep]
+            header = {**self.header, **header}
+            records = [(Kind.HEADER, json.dumps(header).encode()), *keep]
             head = b"".join(
                 _FRAME.pack(len(payload), zlib.crc32(payload, kind), kind) + payload
                 for kind, payload in records
@@ -180,6 +180,7 @@ class Journal:
                 raise
             os.close(self._fd)
             self._fd, self._size = fd, len(head) + len(tail)
+            self.header = header
         return len(head)
 
     def close(self, *, delete: bool = False) -> None:
