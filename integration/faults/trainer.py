@@ -10,6 +10,8 @@ import json
 import os
 import signal
 import sys
+import time
+import uuid
 from typing import Any
 
 import keras
@@ -51,8 +53,6 @@ class Witness(keras.callbacks.Callback):
         run = self.logger.run
         say(logged="batch", attempt=run.attempt, epoch=self.epoch, batch=batch, loss=logs["loss"])
         if self.pause:
-            import time
-
             time.sleep(self.pause)  # steps of a real network take time, too
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -64,7 +64,7 @@ class Mutant:
     """Breaks the trainer on purpose: the tests must notice."""
 
     @staticmethod
-    def cursor(hub: ktl.Hub) -> None:
+    def cursor() -> None:
         """The cursor is one batch late."""
         from keras_tl.streams import Stream
 
@@ -72,12 +72,35 @@ class Mutant:
         Stream.mark_trained = lambda self, n: real(self, max(self.trained, n - 1))
 
     @staticmethod
-    def optimizer(hub: ktl.Hub) -> None:
+    def optimizer() -> None:
         """The checkpoint has no optimizer."""
         from keras_tl.models import state
 
         real = state.variables
         state.variables = lambda model: (p for p in real(model) if p[0] != "optimizer")
+
+    @staticmethod
+    def ids() -> None:
+        """Events get another id each time they are sent."""
+        from keras_tl.models import courier
+
+        real = courier.buckets
+        courier.buckets = lambda *a: [d | {"_id": uuid.uuid4().hex} for d in real(*a)]
+
+    @staticmethod
+    def acknowledged() -> None:
+        """Events are marked as sent before they are."""
+        from keras_tl.models import courier
+        from keras_tl.storage.journal import Kind
+
+        real = courier.Courier._write
+
+        def write(self: Any, db: Any, records: Any) -> None:
+            self.journal.append(Kind.SENT, b"%d" % records[-1][0])
+            hooks.phase("chunk-acknowledged")
+            real(self, db, records)
+
+        courier.Courier._write = write
 
 
 def main(options: dict[str, Any]) -> None:
@@ -100,8 +123,10 @@ def main(options: dict[str, Any]) -> None:
         hooks.hook = die
     hub = ktl.Hub(options["mongodb"], options["kafka"], options["project"])
     if options.get("mutant"):
-        getattr(Mutant, options["mutant"])(hub)
-    stream = hub.stream(options["topic"], options["batch_size"], resume="net")
+        getattr(Mutant, options["mutant"])()
+    stream = hub.stream(
+        options["topic"], options["batch_size"], resume="net", **options.get("stream", {})
+    )
     logger, checkpoint = hub.callbacks("net", save_freq=options["save_freq"])
     model = build()
     say(ready=True)

@@ -1,0 +1,245 @@
+"""Trainers, MongoDB and the broker are killed; what is stored is as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+
+import oracles
+import pytest
+from history import BATCH, BLOCK, PATIENCE, ROOT, STEPS, History, environment, kills
+from inputs import BEST, SEED, Sender, samples
+
+from keras_tl import services
+
+Make = Callable[..., History]
+Uninterrupted = Callable[[str], oracles.Outcome]
+
+#: Every phase of sending events and of committing a version, and when: on which backend it is
+#: is of no matter, so they are shared out.
+PHASES = {
+    "jax": [
+        ("version-captured", 1),
+        ("chunk-named", 2),
+        ("version-stored", 2),
+        ("version-transaction", 2),
+        ("blob-files", 2),
+        ("version-committed", 1),
+    ],
+    "tensorflow": [
+        ("chunk-written", 2),
+        ("version-journalled", 2),
+        ("blob-chunks", 1),
+        ("version-uploaded", 2),
+        ("version-verified", 2),
+        ("version-forgotten", 1),
+    ],
+}
+ALL_PHASES = [phase for phases in PHASES.values() for phase, _ in phases]
+
+# How many kills of each kind: by default 20, the rest is shared out between the random ones.
+TOTAL = int(os.environ.get("KERAS_TL_TEST_KILLS", "20"))
+AIMED = len(ALL_PHASES) + 1 + 1  # the replayed journal, the volatile broker
+MONGOD = BROKER = max(2, (TOTAL - AIMED - 2) // 5)
+MORE = max(0, TOTAL - AIMED - 2 - MONGOD - BROKER)  # trainers, beside the two after the phases
+A_HISTORY = 8
+
+
+def draw(what: str) -> random.Random:
+    return random.Random(f"{SEED}/{what}")
+
+
+def batches(total: int, size: int) -> list[int]:
+    return [min(size, total - i) for i in range(0, total, size)]
+
+
+def check_kills(history: History) -> None:
+    after = [kill for kill in history.kills if kill.versions]
+    assert 2 * len(after) >= len(history.kills), history.kills
+
+
+@pytest.mark.parametrize(("backend", "kind"), [("jax", "tansu"), ("tensorflow", "kafka")])
+def test_trainer_killed_at_each_phase_of_a_commit(
+    backend: str, kind: str, make_history: Make, uninterrupted: Uninterrupted
+) -> None:
+    expected = uninterrupted(backend)
+    history = make_history(backend, kind)
+    for phase, nth in PHASES[backend]:
+        history.killed_at(phase, nth)
+    history.killed_on_line(draw(backend).randint(1, 30))
+    found = history.finish()
+    assert not history.differences(expected, found)
+    check_kills(history)
+
+
+@pytest.mark.parametrize(("number", "count"), list(enumerate(batches(MORE, A_HISTORY))))
+def test_trainer_killed_at_random(
+    number: int, count: int, make_history: Make, uninterrupted: Uninterrupted
+) -> None:
+    backend = ["jax", "tensorflow"][number % 2]
+    expected = uninterrupted(backend)
+    history = make_history(backend, ["tansu", "kafka"][number // 2 % 2])
+    random = draw(f"trainer {number}")
+    for _ in range(count):
+        if random.random() < 0.5:
+            history.killed_on_line(random.randint(1, 25))
+        else:
+            history.killed_at(random.choice(ALL_PHASES), random.randint(1, 2))
+    found = history.finish()
+    assert not history.differences(expected, found)
+
+
+@pytest.mark.parametrize(("number", "count"), list(enumerate(batches(MONGOD, 2))))
+def test_mongod_killed_while_the_trainer_runs(
+    number: int,
+    count: int,
+    make_history: Make,
+    uninterrupted: Uninterrupted,
+    stack: services.Stack,
+) -> None:
+    backend = ["jax", "tensorflow"][number % 2]
+    expected = uninterrupted(backend)
+    history = make_history(backend, "tansu", pause=0.1)
+    trainer = history.start()
+    random = draw(f"mongod {number}")
+    for i in range(count):
+        line = 8 + i * 35 + random.randint(0, 20)
+        trainer.wait_logged(line)
+        history.note(f"mongod on line {line}")
+        stack.kill("mongodb")
+        trainer.wait_logged(line + random.randint(3, 18))  # it goes on without
+        stack.restart("mongodb")
+    found = history.finish(trainer)
+    assert not history.differences(expected, found)
+    assert len({line["attempt"] for line in history.lines}) == 1
+    check_kills(history)
+
+
+@pytest.mark.skipif(BEST != "kafka", reason="needs Apache Kafka: KAFKA_HOME is not set")
+@pytest.mark.parametrize(("number", "count"), list(enumerate(batches(BROKER, 2))))
+def test_broker_killed_while_the_producer_sends(
+    number: int, count: int, make_history: Make, stack: services.Stack
+) -> None:
+    """A broker that is away lets partitions look idle: what was skipped then is in the cursor."""
+    backend = ["jax", "tensorflow"][number % 2]
+    topic = f"live-{SEED}-{number}"
+    history = make_history(backend, "kafka", topic=topic)
+    with Sender(history.hub, topic, samples()) as sender:
+        trainer = history.start()
+        random = draw(f"broker {number}")
+        for i in range(count):
+            line = 8 + i * 30 + random.randint(0, 20)
+            trainer.wait_logged(line)
+            assert sender.sends
+            history.note(f"broker on line {line}")
+            stack.kill("kafka")
+            stack.restart("kafka")
+        found = history.finish(trainer)
+        sender.finish()
+    cursor = history.hub.models[oracles.MODEL].version().cursor
+    replayed = make_history(backend, "kafka", topic=topic, stream={"replay": cursor}, pause=0)
+    assert not history.differences(replayed.finish(), found)
+    check_kills(history)
+
+
+def test_volatile_broker_killed_is_another_topic(
+    make_history: Make, uninterrupted: Uninterrupted, stack_factory: Callable[..., services.Stack]
+) -> None:
+    tansu = stack_factory("tansu", services=("kafka",))
+    history = make_history("jax", "tansu", kafka=tansu.kafka, topic="volatile", pause=0.1)
+    Sender(history.hub, "volatile", samples()).send_all()
+    trainer = history.start()
+    trainer.wait_logged(draw("tansu").randint(10, 30))
+    history.note("tansu")
+    tansu.kill("kafka")
+    tansu.restart("kafka")
+    foreign = {name: column[::-1] * 3 for name, column in samples().items()}
+    Sender(history.hub, "volatile", foreign).send_all()
+
+    again = None
+    for process in (trainer, again := history.start()):
+        assert process.wait() == 1
+        (last,) = process.errors.strip().splitlines()[-1:]
+        assert "TopicChanged" in last
+        assert "'volatile'" in last
+        assert "its id was" in last
+        assert "without `resume`" in last
+    assert again is not None and not again.logged
+
+    links = history.hub.models[oracles.MODEL].chain()
+    assert links and len({p["topic_id"] for v in links for p in v.cursor["partitions"]}) == 1
+    # What is committed was trained on the old topic alone.
+    found = oracles.Outcome.of(history.hub)
+    reference = uninterrupted("jax")
+    shared = {s: t for s, t in reference.tensors.items() if s in found.tensors}
+    assert shared and all(found.tensors[step] == tensors for step, tensors in shared.items())
+    history.sync()
+    assert not oracles.witnessed(history.lines, history.hub, STEPS)
+
+
+def test_a_journal_left_by_a_kill_is_replayed_once(make_history: Make) -> None:
+    history = make_history("jax", "tansu", save_freq=12)
+    history.killed_at("version-journalled", 1)
+    assert len(history.hub.models[oracles.MODEL]) == 0
+    assert list(history.home.glob("journal/*.safetensors"))
+
+    given = ["--mongodb", history.options["mongodb"], "--kafka", history.options["kafka"]]
+    command = [sys.executable, "-m", "keras_tl", "sync", "--json", *given]
+    processes = [
+        subprocess.Popen(
+            [*command, "--project", history.hub.project],
+            env=environment("jax", history.home),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]
+    said = [json.loads(process.communicate(timeout=PATIENCE)[0]) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert sum(counts["journals"] for counts in said) == 1
+    assert sum(counts["versions"] for counts in said) == 1
+    (version,) = history.hub.models[oracles.MODEL]
+    assert version.step == 12
+    assert not oracles.witnessed(history.lines, history.hub, STEPS)
+    assert history.sync() == {"journals": 0, "events": 0, "versions": 0}
+    assert not list(history.home.glob("journal/*"))
+
+
+@pytest.mark.parametrize(
+    ("mutant", "phase", "nth", "broken"),
+    [
+        ("cursor", "version-committed", 3, {"weights", "chain", "sequence"}),
+        ("optimizer", "version-committed", 3, {"weights", "sequence"}),
+        ("ids", "chunk-written", 4, {"witnessed"}),
+        ("acknowledged", "chunk-acknowledged", 4, {"witnessed"}),
+    ],
+)
+def test_a_broken_trainer_is_noticed(
+    mutant: str,
+    phase: str,
+    nth: int,
+    broken: set[str],
+    make_history: Make,
+    uninterrupted: Uninterrupted,
+) -> None:
+    expected = uninterrupted("jax")
+    history = make_history("jax", "tansu", mutant=mutant)
+    trainer = history.start(kill={"phase": phase, "nth": nth})
+    assert trainer.wait() == -9 and trainer.said["killed"] == phase
+    found = history.finish()
+    noticed = {
+        # What a checkpoint lacks is missed in its manifest, and in what was trained after it.
+        "weights": oracles.weights(expected, found, ["trainable"]),
+        "chain": oracles.chain(expected, history.hub, BATCH, BLOCK),
+        "sequence": oracles.sequence(expected, found),
+        "witnessed": oracles.witnessed(history.lines, history.hub, STEPS),
+    }
+    assert broken <= {name for name, differences in noticed.items() if differences}, noticed
+
+
+def test_half_of_all_kills_lie_after_the_first_version() -> None:
+    assert 2 * sum(kill.versions > 0 for kill in kills) >= len(kills)
