@@ -172,7 +172,7 @@ class Hub:
             )
         cursor = version.cursor if version is not None else None
         stream = Stream(self.connection, topic, batch_size, cursor=cursor, **options)
-        resuming.announce(self.connection, resume, version.document if version else None)
+        resuming.announce(self.connection, resume, version.document if version else None, stream)
         return stream
 
     def producer(self, topic: str, **options: Any) -> Producer:
@@ -233,8 +233,23 @@ def configured() -> dict[str, Any]:
                 "The config file must hold `mongodb`, `kafka` and `project` only. "
                 f"Received: {sorted(unknown)}"
             )
+        for name, value in config.items():
+            if not isinstance(value, (str, dict) if name == "kafka" else str):
+                raise ValueError(
+                    f"The config file must hold `{name}` as a string. "
+                    f"Received: {type(value).__name__}"
+                )
     for name in ("mongodb", "kafka", "project"):
         value = os.environ.get(f"KERAS_TL_{name.upper()}")
         if value:
-            config[name] = json.loads(value) if name == "kafka" and value[0] == "{" else value
+            config[name] = value
+    kafka = config.get("kafka")
+    if isinstance(kafka, str) and kafka.startswith("{"):
+        try:
+            config["kafka"] = json.loads(kafka)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                "`KERAS_TL_KAFKA` must be bootstrap servers, or options as a JSON object. "
+                f"Received: text that is no JSON ({error})"
+            ) from None
     return config

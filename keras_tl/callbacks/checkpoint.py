@@ -110,7 +110,7 @@ class MongoCheckpoint(keras.callbacks.Callback):
         self._end_epoch: _EndOfEpoch | None = None
         self._config = state.describe(self.model)
         self._stream, self._streamed = None, 0
-        self._resumed = resuming.claim(self.connection, self.key)
+        self._resumed, self._expected = resuming.claim(self.connection, self.key)
         if self._resumed is not None:
             self._resume(self._resumed)
 
@@ -134,6 +134,12 @@ class MongoCheckpoint(keras.callbacks.Callback):
             stream = fitting.attached(self)
             if stream is not self._stream:
                 self._stream, self._streamed = stream, stream.trained if stream else 0
+            if self._expected is not None and stream is not self._expected:
+                raise ValueError(
+                    f"`x` of `fit` must be the stream that was made with resume={self.key!r}, "
+                    "since the model was put back to where that stream starts. Received: "
+                    f"{'another stream' if stream is not None else 'no stream'}"
+                )
             self._restore_metrics()
         self._begun = batch
         self._advance(batch)

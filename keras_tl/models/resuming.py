@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,19 +11,24 @@ import keras
 from keras_tl.models import state, versions
 from keras_tl.storage.connection import Connection
 
-_announced: dict[tuple[Connection, str], Mapping[str, Any]] = {}
+# By connection and key: the version, and the stream that starts where it stopped.
+_announced: dict[tuple[Connection, str], tuple[Mapping[str, Any], weakref.ref[Any]]] = {}
 
 
-def announce(connection: Connection, key: str, version: Mapping[str, Any] | None) -> None:
-    """Say that the next `fit` of the model `key` goes on from `version`."""
+def announce(
+    connection: Connection, key: str, version: Mapping[str, Any] | None, stream: Any
+) -> None:
+    """Say that the `fit` of the model `key` on `stream` goes on from `version`."""
     _announced.pop((connection, key), None)
     if version is not None:
-        _announced[connection, key] = version
+        _announced[connection, key] = (version, weakref.ref(stream))
 
 
-def claim(connection: Connection, key: str) -> Mapping[str, Any] | None:
-    """The version that was announced for the model `key`, once."""
-    return _announced.pop((connection, key), None)
+def claim(connection: Connection, key: str) -> tuple[Mapping[str, Any] | None, Any]:
+    """The version that was announced for the model `key` and its stream, once."""
+    version, reference = _announced.pop((connection, key), (None, None))
+    stream = reference() if reference is not None else None
+    return (version, stream) if stream is not None else (None, None)
 
 
 def restore(connection: Connection, version: Mapping[str, Any], model: keras.Model) -> None:
