@@ -121,6 +121,7 @@ class MongoCheckpoint(keras.callbacks.Callback):
         self._per_execution = self.model.steps_per_execution
         if self._epoch < 0:
             self._first_step, self._first_batch = run.start_step, run.start_batch
+            self._forget_initial_epoch()
             if self._resumed is not None:  # their `on_train_begin` has reset them
                 states.restore(self._resumed["callbacks"], [self, *self._others])
         else:
@@ -169,6 +170,7 @@ class MongoCheckpoint(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Any = None) -> None:
         assert self._run is not None
+        self._forget_initial_epoch()
         uploader = self._run.outbox.uploader
         runs.leave(self, self._run, self.flush_timeout)
         if uploader.refused is not None:
@@ -191,6 +193,10 @@ class MongoCheckpoint(keras.callbacks.Callback):
         self._run.resume({**version, "batch": batch})
         resuming.restore(self.connection, version, self.model)
         self.model._initial_epoch = epoch  # as `keras.callbacks.BackupAndRestore` does it
+
+    def _forget_initial_epoch(self) -> None:
+        if self._resumed is not None:  # `fit` has read it; the model's next one starts at 0
+            self.model._initial_epoch = None
 
     def _restore_metrics(self) -> None:
         """An epoch that goes on in the middle has sums already; Keras has just reset them."""
