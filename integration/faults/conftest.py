@@ -20,6 +20,11 @@ import keras_tl as ktl
 from keras_tl import services
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # kafka-python drops the sockets to a broker that died without closing them.
+    config.addinivalue_line("filterwarnings", "ignore:unclosed <socket:ResourceWarning")
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     after = sum(kill.versions > 0 for kill in history.kills)
     terminalreporter.section("kills")

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-from history import BATCH, BATCHES, BLOCK, PATIENCE
+from history import BATCH, BATCHES, BLOCK, PATIENCE, Trainer
 
 import keras_tl as ktl
 
 SEED = int(os.environ.get("KERAS_TL_TEST_SEED", "3"))
+LEAD = 8  # blocks
 BEST = "kafka" if os.environ.get("KAFKA_HOME") else "tansu"
 
 
@@ -24,13 +23,20 @@ def samples() -> dict[str, np.ndarray]:
 
 
 class Sender:
-    """Sends samples in a thread, at about the pace of the training."""
+    """Sends samples in a thread, a little ahead of the training, as live data come.
 
-    def __init__(self, hub: ktl.Hub, topic: str, samples: dict[str, np.ndarray]) -> None:
+    Args:
+        hub: gives the producer.
+        topic: made with two partitions.
+        columns: the samples.
+    """
+
+    def __init__(self, hub: ktl.Hub, topic: str, columns: dict[str, np.ndarray]) -> None:
         self._producer = hub.producer(topic, block_size=BLOCK, partitions=2)
-        self._samples = samples
+        self._columns = columns
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._send)
+        self._trainer: Trainer | None = None
         self._error: BaseException | None = None
 
     @property
@@ -38,35 +44,37 @@ class Sender:
         """Whether it has more to send."""
         return self._thread.is_alive()
 
-    def __enter__(self) -> Sender:
+    def follow(self, trainer: Trainer) -> None:
+        """Begin to send what this trainer needs."""
+        self._trainer = trainer
         self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stop.set()
-        self._thread.join(PATIENCE)
-        self._producer.close()
 
     def send_all(self) -> None:
         """Send everything now."""
         with self._producer:
-            self._producer.send_many(**self._samples)
+            self._producer.send_many(**self._columns)
 
     def finish(self) -> None:
         """Wait until everything is stored."""
         self._thread.join(PATIENCE)
-        assert self._error is None and not self.sends
+        assert self._error is None and not self.sends, self._error
         self._producer.flush()
 
-    def _blocks(self) -> Iterator[dict[str, Any]]:
-        for i in range(0, len(self._samples["x"]), BLOCK):
-            yield {name: column[i : i + BLOCK] for name, column in self._samples.items()}
+    def close(self) -> None:
+        """Stop sending."""
+        self._stop.set()
+        if self._trainer is not None:
+            self._thread.join(PATIENCE)
+        self._producer.close()
 
     def _send(self) -> None:
+        assert self._trainer is not None
         try:
-            for block in self._blocks():
+            for i in range(0, len(self._columns["x"]), BLOCK):
+                while i > len(self._trainer.logged) * BATCH + LEAD * BLOCK:
+                    if self._stop.wait(0.02):
+                        return
+                block = {name: column[i : i + BLOCK] for name, column in self._columns.items()}
                 self._producer.send_many(**block)
-                if self._stop.wait(0.08):
-                    return
         except BaseException as error:
             self._error = error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -128,8 +129,9 @@ def test_broker_killed_while_the_producer_sends(
     backend = ["jax", "tensorflow"][number % 2]
     topic = f"live-{SEED}-{number}"
     history = make_history(backend, "kafka", topic=topic)
-    with Sender(history.hub, topic, samples()) as sender:
+    with contextlib.closing(Sender(history.hub, topic, samples())) as sender:
         trainer = history.start()
+        sender.follow(trainer)
         random = draw(f"broker {number}")
         for i in range(count):
             line = 8 + i * 30 + random.randint(0, 20)
@@ -198,14 +200,15 @@ def test_a_journal_left_by_a_kill_is_replayed_once(make_history: Make) -> None:
         )
         for _ in range(2)
     ]
-    said = [json.loads(process.communicate(timeout=PATIENCE)[0]) for process in processes]
+    texts = [process.communicate(timeout=PATIENCE)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
+    said = [json.loads(text) for text in texts]
     assert sum(counts["journals"] for counts in said) == 1
     assert sum(counts["versions"] for counts in said) == 1
     (version,) = history.hub.models[oracles.MODEL]
     assert version.step == 12
     assert not oracles.witnessed(history.lines, history.hub, STEPS)
-    assert history.sync() == {"journals": 0, "events": 0, "versions": 0}
+    assert not any(history.sync().values())
     assert not list(history.home.glob("journal/*"))
 
 
