@@ -43,6 +43,7 @@ def capture(model: keras.Model) -> tuple[list[dict[str, Any]], dict[str, np.ndar
         The manifest `[{name, path, role}]`, and the arrays by `name`.
     """
     synchronise(model)
+    _build_optimizer(model)  # a version that lacks its variables could not be restored
     manifest, arrays = [], {}
     for i, (role, variable) in enumerate(variables(model)):
         name = f"{i:05d}"
@@ -94,9 +95,8 @@ def restore(
         ValueError: if the model is not the one that was stored.
     """
     roles = set(roles)
-    optimizer = getattr(model, "optimizer", None)
-    if "optimizer" in roles and optimizer is not None and not optimizer.built:
-        optimizer.build(model.trainable_variables)
+    if "optimizer" in roles:
+        _build_optimizer(model)
     stored: dict[str, list[tuple[str, np.ndarray]]] = {role: [] for role in roles}
     for entry, array in tensors:
         if entry["role"] in roles:
@@ -108,6 +108,12 @@ def restore(
     pairs = [pair for role in ROLES if stored.get(role) for pair in _match(role, stored, wanted)]
     for variable, array in pairs:  # only once all of them fit
         variable.assign(array)
+
+
+def _build_optimizer(model: keras.Model) -> None:
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None and not optimizer.built:
+        optimizer.build(model.trainable_variables)
 
 
 def _match(

@@ -1,0 +1,191 @@
+"""What a model is made of, out of Keras and back, on the backend of this run."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from keras_tl.models import state
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def network(units: int = 5, prefix: str | None = None, dtype: str | None = None) -> keras.Model:
+    def name(part: str) -> str | None:
+        return prefix and f"{prefix}_{part}"
+
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(units, name=name("dense"), dtype=dtype),
+            keras.layers.BatchNormalization(name=name("norm"), dtype=dtype),
+            keras.layers.Dropout(0.3, seed=3, name=name("drop"), dtype=dtype),
+            keras.layers.Dense(1, name=name("out"), dtype=dtype),
+        ]
+    )
+    model.compile(keras.optimizers.Adam(0.01), "mse", metrics=["mae"])
+    return model
+
+
+X = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
+Y = X.sum(axis=1, keepdims=True)
+
+
+def train(model: keras.Model, epochs: int = 1) -> keras.Model:
+    model.fit(X, Y, epochs=epochs, batch_size=8, shuffle=False, verbose=0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def trained() -> keras.Model:
+    """Trained for an epoch at least; what a test does to it must leave it so."""
+    return train(network())
+
+
+def values(model: keras.Model, *roles: str) -> list[np.ndarray]:
+    roles = roles or state.ROLES[:4]
+    return [
+        np.array(keras.ops.convert_to_numpy(v.value))
+        for role, v in state.variables(model)
+        if role in roles
+    ]
+
+
+def assert_equal(found: list[np.ndarray], wanted: list[np.ndarray]) -> None:
+    assert len(found) == len(wanted) > 0
+    for a, b in zip(found, wanted, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def test_every_variable_has_one_role(trained: keras.Model) -> None:
+    model = trained
+    roles = [role for role, _ in state.variables(model)]
+    assert {role: roles.count(role) for role in state.ROLES} == {
+        "trainable": 6,
+        "non_trainable": 2,
+        "seed": 1,
+        "optimizer": 2 + 2 * 6,  # iterations, learning rate, two moments for each weight
+        "metric": roles.count("metric"),
+    }
+    assert roles.count("metric") >= 4
+    assert roles == sorted(roles, key=state.ROLES.index)
+    found = [id(v) for _, v in state.variables(model)]
+    assert len(set(found)) == len(found)
+    expected = [*model.variables, *model.optimizer.variables]
+    assert {id(v) for v in expected} <= set(found)
+
+
+def test_a_capture_is_a_copy(trained: keras.Model) -> None:
+    model = trained
+    manifest, arrays = state.capture(model)
+    before = {name: array.copy() for name, array in arrays.items()}
+    train(model)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, before[name])
+    assert [entry["name"] for entry in manifest] == sorted(arrays)
+    after = state.capture(model)[1]
+    assert any(not np.array_equal(after[n], arrays[n]) for n in arrays)
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_what_is_restored_trains_on_as_the_original(trained: keras.Model, renamed: bool) -> None:
+    model = trained
+    manifest, arrays = state.capture(model)
+    captured = values(model)
+    other = network(prefix="other" if renamed else None)
+    state.restore(other, [(entry, arrays[entry["name"]]) for entry in manifest])
+    assert_equal(values(other), captured)
+    # Dropout's seed and the moments of Adam, too, or the next epoch would differ.
+    assert_equal(values(train(other)), values(train(model)))
+
+
+def test_variables_are_found_by_path_before_position() -> None:
+    """Two layers of one shape in another order: positions would swap them without a word."""
+
+    def branches(first: str, second: str) -> keras.Model:
+        inputs = keras.Input((4,))
+        made = {n: keras.layers.Dense(4, name=n)(inputs) for n in (first, second)}
+        return keras.Model(inputs, keras.layers.Add()([made["left"], made["right"]]))
+
+    one, two = branches("left", "right"), branches("right", "left")
+    manifest, arrays = state.capture(one)
+    state.restore(two, [(entry, arrays[entry["name"]]) for entry in manifest])
+    for name in ("left", "right"):
+        np.testing.assert_array_equal(
+            two.get_layer(name).get_weights()[0], one.get_layer(name).get_weights()[0]
+        )
+
+
+def test_roles_are_restored_apart(trained: keras.Model) -> None:
+    model, other = trained, network()
+    before = values(other, "seed")
+    manifest, arrays = state.capture(model)
+    weights = [e for e in manifest if e["role"] in ("trainable", "non_trainable")]
+    state.restore(other, [(e, arrays[e["name"]]) for e in weights])  # a version of weights only
+    assert_equal(values(other, "trainable", "non_trainable"), [arrays[e["name"]] for e in weights])
+    assert_equal(values(other, "seed"), before)
+    metrics = [(e, arrays[e["name"]]) for e in manifest if e["role"] == "metric"]
+    train(other)
+    state.restore(other, metrics, ("metric",))
+    assert_equal(values(other, "metric"), [array for _, array in metrics])
+
+
+def test_another_model_is_refused_and_nothing_is_assigned(
+    trained: keras.Model,
+) -> None:
+    manifest, arrays = state.capture(trained)
+    stored = [(entry, arrays[entry["name"]]) for entry in manifest]
+    wider = network(units=6)
+    wider.optimizer.build(wider.trainable_variables)
+    before = values(wider)
+    with pytest.raises(
+        ValueError, match=r"`model` must have the stored shape \(4, 5\) for .* Received: \(4, 6\)"
+    ):
+        state.restore(wider, stored)
+    assert_equal(values(wider), before)
+    deeper = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4), network()])
+    with pytest.raises(ValueError, match="`model` must have the 6 trainable variables .* Received"):
+        state.restore(deeper, stored)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "mixed_bfloat16"])
+def test_other_dtypes_bit_for_bit(dtype: str) -> None:
+    model = network(dtype=dtype)
+    manifest, arrays = state.capture(model)
+    kernel = arrays[manifest[0]["name"]]
+    assert kernel.dtype.name == ("float32" if dtype.startswith("mixed") else dtype)
+    other = network(dtype=dtype)
+    other.set_weights([np.zeros_like(w) for w in other.get_weights()])
+    state.restore(other, [(e, arrays[e["name"]]) for e in manifest])
+    assert_equal(values(other), [arrays[e["name"]] for e in manifest if e["role"] != "metric"])
+
+
+def test_describe_and_revive(trained: keras.Model) -> None:
+    model = trained
+    text = state.describe(model)
+    assert text is not None
+    revived = state.revive(text)
+    assert revived.built and type(revived.optimizer).__name__ == "Adam"
+    assert [w.shape for w in revived.weights] == [w.shape for w in model.weights]
+    manifest, arrays = state.capture(model)
+    state.restore(revived, [(e, arrays[e["name"]]) for e in manifest])
+    np.testing.assert_array_equal(revived.predict(X, verbose=0), model.predict(X, verbose=0))
+
+
+def test_what_keras_cannot_describe_or_will_not_run() -> None:
+    class Own(keras.Model):
+        def __init__(self, thing: object) -> None:
+            super().__init__()
+
+    assert state.describe(Own(object())) is None
+    loose = keras.Sequential([keras.Input((4,)), keras.layers.Lambda(lambda x: x * 2)])
+    text = state.describe(loose)
+    assert text is not None
+    with pytest.raises(ValueError, match="`load` could not make the model.*Received:"):
+        state.revive(text)  # a lambda is code, and a store holds none
+    with pytest.raises(ValueError, match="register its classes"):
+        state.revive(
+            '{"module": null, "class_name": "Nowhere", "config": {}, "registered_name": 1}'
+        )
