@@ -169,23 +169,27 @@ class History:
         self.kills.append(kill)
         kills.append(kill)
 
-    def killed_at(self, phase: str, nth: int = 1, **options: Any) -> Trainer:
-        """Run a trainer that kills itself when it reaches a phase for the `nth` time."""
-        trainer = self.start(kill={"phase": phase, "nth": nth}, **options)
-        code = trainer.wait()
-        assert (code, trainer.said.get("killed")) == (-9, phase), trainer.errors[-3000:]
-        self.note(f"trainer at {phase} {nth}")
-        return trainer
+    def killed(self, at: str, nth: int) -> bool:
+        """Run a trainer until it is killed; whether it was, or was through before.
 
-    def killed_on_line(self, number: int) -> Trainer:
-        """Run a trainer that the parent kills on reading its `number`-th logged line."""
-        trainer = self.start(kill_on_line=number)
+        Args:
+            at: a phase, where it kills itself, or `"line"`: the parent kills it on reading it.
+            nth: which one.
+        """
+        if at == "line":
+            trainer = self.start(kill_on_line=nth)
+        else:
+            trainer = self.start(kill={"phase": at, "nth": nth})
         code = trainer.wait()
-        # Nearly done, it may print the line and be through before the signal arrives.
-        assert code == -9 or (code == 0 and number >= BATCHES), trainer.errors[-3000:]
-        assert len(trainer.logged) >= number
-        self.note(f"trainer on line {number}")
-        return trainer
+        if code == 0 and trainer.said.get("done"):
+            return False
+        assert code == -9, trainer.errors[-3000:]
+        if at == "line":
+            assert len(trainer.logged) >= nth
+        else:
+            assert trainer.said["killed"] == at
+        self.note(f"trainer at {at} {nth}")
+        return True
 
     def finish(self, trainer: Trainer | None = None) -> oracles.Outcome:
         """Run a trainer to its end, without a kill, and read what is in MongoDB then."""
