@@ -83,7 +83,9 @@ def _echo_json(value: Any) -> None:
     from bson import json_util
 
     options = json_util.RELAXED_JSON_OPTIONS
-    click.echo(json.dumps(_finite(json.loads(json_util.dumps(value, json_options=options))), indent=2))
+    click.echo(
+        json.dumps(_finite(json.loads(json_util.dumps(value, json_options=options))), indent=2)
+    )
 
 
 def _finite(value: Any) -> Any:
