@@ -41,7 +41,7 @@ def verify(
     """
     if consumer is not None:
         return _verify(consumer, cursor, timeout)
-    consumer = open_consumer(connection, cursor.topic, fetch_bytes=1 << 16, timeout=timeout)
+    consumer = open_consumer(connection, cursor.topic, timeout=timeout)
     try:
         _verify(consumer, cursor, timeout)
     finally:

@@ -65,9 +65,9 @@ class Source(Protocol):
 
 
 def open_consumer(
-    connection: Connection, topic: str, fetch_bytes: int = 1 << 20, timeout: float = 30.0
+    connection: Connection, topic: str, fetch_bytes: int = 1 << 16, timeout: float = 30.0
 ) -> KafkaConsumer:
-    """A consumer of its own, without a group, that knows the topic's metadata.
+    """A consumer of its own, without a group; `fetch_bytes` limits a fetch from one partition.
 
     Raises:
         StreamError: if no broker answers within `timeout` seconds.
@@ -84,6 +84,7 @@ def open_consumer(
         # Tansu looks for new data only every half of this wait; Apache Kafka does not mind.
         "fetch_max_wait_ms": 10,
         "max_partition_fetch_bytes": fetch_bytes,
+        "fetch_max_bytes": 4 * fetch_bytes,
         # The topic's id is read from metadata: this is how soon a new one is noticed.
         "metadata_max_age_ms": 1000,
         "reconnect_backoff_max_ms": 1000,
@@ -150,13 +151,13 @@ class KafkaSource:
     Args:
         connection: gives `consumer(**options)` and `kafka`.
         topic: its name.
-        fetch_bytes: limit of one fetch from one partition.
+        fetch_bytes: limit of one fetch from one partition, and of a quarter of a whole fetch.
 
     Raises:
         StreamError: if no broker answers or the topic does not exist.
     """
 
-    def __init__(self, connection: Connection, topic: str, fetch_bytes: int = 1 << 20) -> None:
+    def __init__(self, connection: Connection, topic: str, fetch_bytes: int = 4 << 20) -> None:
         from kafka import TopicPartition
 
         self._tp = TopicPartition

@@ -42,7 +42,7 @@ class Stream(Feed):
         batch_size: samples in a batch.
         start: `"earliest"` or `"latest"`: where to begin without a `cursor`.
         cursor: what `Stream.cursor` gave; the stream goes on there. Another `batch_size` is fine.
-        prefetch_bytes: how much is read ahead. One fetch from each partition (1 MB) comes on top.
+        prefetch_bytes: how much is read ahead; the fetches on their way add half of it at most.
         idle_timeout: seconds that a partition without data holds up the others.
         end: `None` for a stream without end; `"now"` to stop at what the topic holds when the
             stream is made; or `{partition: offset}`. The last batch may then be a shorter one.
@@ -108,7 +108,10 @@ class Stream(Feed):
         if source is None:
             if stored is not None:
                 identity.verify(connection, stored)
-            source = KafkaSource(connection, topic)
+            # 4 MB where there is room: kafka-python asks again only when an answer is read, and
+            # 1 MB, its default, costs a third of the throughput.
+            fetch_bytes = min(4 << 20, max(1 << 16, prefetch_bytes // 16))
+            source = KafkaSource(connection, topic, fetch_bytes)
         try:
             self._cursor = self._begin(source, start, stored)
             ends = self._ends() if end == "now" else end
@@ -236,7 +239,7 @@ class Stream(Feed):
         )
 
     def _ends(self) -> dict[int, int]:
-        consumer = open_consumer(self._connection, self._topic, fetch_bytes=1 << 16)
+        consumer = open_consumer(self._connection, self._topic)
         try:
             return highwaters(
                 consumer, self._topic, sorted(consumer.partitions_for_topic(self._topic))
