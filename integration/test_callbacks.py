@@ -181,7 +181,7 @@ def about(model: keras.Model, **changes: Any) -> tuple[dict[str, Any], dict[str,
     found = {
         **{"id": uuid.uuid4().hex, "model": "net", "run": "r", "attempt": "a", "number": 0},
         **{"began": 1.0, "base": None, "step": 1, "epoch": 0, "batch": 1, "callbacks": []},
-        **{"metrics": {"a.b": 1.0}, "tags": {}, "cursor": None, "best": False},
+        **{"metrics": {"a.b": 1.0}, "tags": {}, "cursor": None, "best": None},
         **{"manifest": manifest, **changes},
     }
     return found, bundle

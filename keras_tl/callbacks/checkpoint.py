@@ -252,7 +252,9 @@ class MongoCheckpoint(keras.callbacks.Callback):
             "manifest": manifest,
             "callbacks": states.collect([self, *self._others]),
             "cursor": self._stream.cursor if self._stream is not None else None,
-            "best": better,
+            "best": {"monitor": self.monitor, "mode": self._mode(), "value": self.best}
+            if better
+            else None,
             "tags": self.tags,
         }
         run.outbox.uploader.put(about, bundle, self._refusal)
@@ -264,10 +266,12 @@ class MongoCheckpoint(keras.callbacks.Callback):
     def _improves(self, value: Any) -> bool:
         if not np.isfinite(value):
             return False
-        mode = self.mode
-        if mode == "auto":
-            mode = states.direction(self.model, self.monitor)
-        return self.best is None or (value > self.best if mode == "max" else value < self.best)
+        if self.best is None:
+            return True
+        return bool(value > self.best if self._mode() == "max" else value < self.best)
+
+    def _mode(self) -> str:
+        return self.mode if self.mode != "auto" else states.direction(self.model, self.monitor)
 
 
 def _tags(tags: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,8 @@ import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from keras_tl.models.buckets import buckets
 from keras_tl.storage import hooks
 from keras_tl.storage.journal import DATA, Journal, Kind
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from pymongo.database import Database
 
 _CHUNK = 20_000  # records
+# Names of metrics that grow as a model gets better, where Keras' own object is not at hand.
+_GREATER_IS_BETTER = ("acc", "auc", "precision", "recall", "f1", "iou", "dice", "r2", "top_k")
 _COMPACT = 4 << 20  # bytes already sent
 
 log = logging.getLogger("keras_tl")
@@ -135,7 +139,10 @@ def _upsert(db: Database[dict[str, Any]], payload: bytes) -> None:
 
     document = json_util.loads(payload, json_options=json_util.JSONOptions(tz_aware=True))
     update = {f"${op}": fields for op, fields in document["update"].items()}
-    db[document["collection"]].update_one({"_id": document["id"]}, update, upsert=True)
+    only = document["only"]
+    db[document["collection"]].update_one(
+        {"_id": document["id"], **(only or {})}, update, upsert=only is None
+    )
 
 
 def _insert(db: Database[dict[str, Any]], documents: list[dict[str, Any]]) -> None:
@@ -161,15 +168,42 @@ def _insert(db: Database[dict[str, Any]], documents: list[dict[str, Any]]) -> No
 
 
 def _summarise(db: Database[dict[str, Any]], documents: list[dict[str, Any]]) -> None:
-    """Keep the newest value of each metric on the run, where other tools see it as a number."""
-    import numpy as np
+    """Keep the newest and the best value of each metric on the run, as plain numbers.
 
+    The newest are the current attempt's: a journal of an earlier one may be sent much later.
+    """
     for document in documents:
-        if document["rank"] == 0 and document["kind"] in ("batch", "epoch"):
-            last = {
-                f"last.{name}": float(np.frombuffer(packed, "<f8")[-1])
-                for name, packed in document["columns"].items()
-            }
-            db["runs"].update_one(
-                {"_id": document["run"]}, {"$set": {**last, "last_step": document["last_step"]}}
-            )
+        if document["rank"] or document["kind"] not in ("batch", "epoch"):
+            continue
+        columns = {k: np.frombuffer(v, "<f8") for k, v in document["columns"].items()}
+        last = {f"last.{name}": float(column[-1]) for name, column in columns.items()}
+        db["runs"].update_one(
+            {"_id": document["run"], "attempt": document["attempt"]},
+            {"$set": {**last, "last_step": document["last_step"]}},
+        )
+        if document["kind"] == "epoch":
+            steps = np.frombuffer(document["index"]["step"], "<i8")
+            best = {name: _best(name, column, steps) for name, column in columns.items()}
+            found = {f"best.{name}": value for name, value in best.items() if value is not None}
+            if found:
+                db["runs"].update_one({"_id": document["run"]}, [{"$set": found}])
+
+
+def _best(name: str, values: np.ndarray, steps: np.ndarray) -> dict[str, Any] | None:
+    """An expression: the better of what is stored and the best of `values`; never NaN or Inf."""
+    finite = np.isfinite(values)
+    if not finite.any():
+        return None
+    greater = any(part in name for part in _GREATER_IS_BETTER)
+    order = np.where(finite, values, -np.inf if greater else np.inf)
+    at = int(order.argmax() if greater else order.argmin())
+    value, stored = float(values[at]), f"$best.{name}.v"
+    better = {"$gt" if greater else "$lt": [value, stored]}
+    missing = {"$eq": [{"$type": stored}, "missing"]}
+    return {
+        "$cond": [
+            {"$or": [missing, better]},
+            {"v": value, "step": int(steps[at])},
+            f"$best.{name}",
+        ]
+    }

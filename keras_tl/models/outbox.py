@@ -86,11 +86,20 @@ class Outbox:
         except OSError as error:
             self.warn("disk", "The journal cannot be written (%s): events are lost.", error)
 
-    def document(self, collection: str, identity: str, **update: dict[str, Any]) -> None:
-        """Journal the upsert of a document, `update` being MongoDB operators without the `$`."""
+    def document(
+        self,
+        collection: str,
+        identity: str,
+        only: dict[str, Any] | None = None,
+        **update: dict[str, Any],
+    ) -> None:
+        """Journal the upsert of a document, `update` being MongoDB operators without the `$`.
+
+        With `only` it is an update of a document that meets this filter, and no upsert.
+        """
         from bson import json_util
 
-        about = {"collection": collection, "id": identity, "update": update}
+        about = {"collection": collection, "id": identity, "only": only, "update": update}
         self.append(Kind.DOC, json_util.dumps(about).encode())
         self._wake.set()
 
@@ -178,7 +187,7 @@ class Outbox:
         with self._lock:
             beats = list(self._beats.values())
         for run in beats:
-            db["runs"].update_one({"_id": run["_id"]}, [{"$set": {"heartbeat": "$$NOW"}}])
+            db["runs"].update_one(run, [{"$set": {"heartbeat": "$$NOW"}}])
 
     def say_away(self, error: Exception) -> None:
         """Log once that the server does not answer."""

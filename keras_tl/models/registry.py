@@ -151,7 +151,7 @@ class Versions:
             **{"number": 0, "began": time.time(), "base": self.aliases.get("latest")},
             "step": int(keras.ops.convert_to_numpy(optimizer.iterations)) if optimizer else 0,
             **{"epoch": 0, "batch": 0, "manifest": manifest, "callbacks": [], "cursor": None},
-            **{"metrics": dict(metrics or {}), "best": False, "tags": dict(tags or {})},
+            **{"metrics": dict(metrics or {}), "best": None, "tags": dict(tags or {})},
         }
         return Version(versions.commit(self.connection.db, about, bundle))
 

@@ -91,14 +91,18 @@ class Run:
             "host": socket.gethostname(),
             "pid": os.getpid(),
         }
-        first = {"name": self.name, "started": attempt["started"], "best": {}}
-        now = {"state": "running", "attempt": self.attempt, f"attempts.{self.attempt}": attempt}
+        state = {"state": "running", "attempt": self.attempt, "number": self.number}
+        first = {"name": self.name, "started": attempt["started"], "best": {}, **state}
+        now: dict[str, Any] = {f"attempts.{self.attempt}": attempt}
         if self.model is not None:
             first["model"] = self.model
         if self.params or config:
             now["params"] = _plain({**dict(config or {}), **self.params})
         if self.rank == 0:
             self.outbox.document("runs", self.id, set=now, setOnInsert=first)
+            # The journal of an earlier attempt may be sent when a later one is long over.
+            later = {"number": {"$not": {"$gt": self.number}}}
+            self.outbox.document("runs", self.id, later, set=state)
             self.outbox.beat(self.id, self.attempt)
             # git may take long in a large work tree, and nobody waits for it.
             self._describing = threading.Thread(
@@ -176,7 +180,8 @@ class Run:
                 self._describing.join(2.0)  # a short run is described, too
             self.outbox.beat(self.id, None)
             ended = datetime.datetime.now(datetime.UTC)
-            self.outbox.document("runs", self.id, set={"state": state, "ended": ended})
+            own = {"attempt": self.attempt}
+            self.outbox.document("runs", self.id, own, set={"state": state, "ended": ended})
         _current.pop(id(self), None)
 
     def _describe(self) -> None:

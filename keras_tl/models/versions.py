@@ -39,7 +39,8 @@ def commit(
         db: the project's database.
         about: what is known of the version: `id` (made by the client), `model`, `run`, `attempt`,
             `number` and `began` of the attempt, `base` (version it resumed from), `step`,
-            `epoch`, `batch`, `metrics`, `manifest`, `callbacks`, `cursor`, `best`, `tags`.
+            `epoch`, `batch`, `metrics`, `manifest`, `callbacks`, `cursor`, `tags`, and `best`:
+            `None`, or the `monitor`, `mode` and `value` by which it may be the best version.
         bundle: arrays by the manifest's names, and the config's bytes as `@config`.
         note_session: told the session's id (hex) before its transaction begins, so that another
             process can end it if this one is killed inside.
@@ -150,13 +151,15 @@ def _publish(
     moved = []
     if _is_newest(model.get("owner"), about, model["aliases"].get("latest"), document["parent"]):
         moved.append("latest")
-    if about["best"]:
+    if about["best"] is not None and _is_best(model.get("best"), about["best"]):
         moved.append("best")
     owner = {k: about[k] for k in ("run", "attempt", "number", "began")}
     if moved:
         changes: dict[str, Any] = {f"aliases.{alias}": version for alias in moved}
         if "latest" in moved:
             changes["owner"] = owner
+        if "best" in moved:
+            changes["best"] = about["best"]
         db["models"].update_one({"_id": about["model"]}, {"$set": changes}, session=session)
         db["transitions"].insert_many(
             [
@@ -188,6 +191,15 @@ def _is_newest(
     if owner["run"] == about["run"] and owner["number"] != about["number"]:
         return bool(about["number"] > owner["number"])
     return bool(about["began"] >= owner["began"])
+
+
+def _is_best(stored: Mapping[str, Any] | None, new: Mapping[str, Any]) -> bool:
+    """Whether `best` moves: also over a better version if that was judged by another metric."""
+    if stored is None or any(stored[k] != new[k] for k in ("monitor", "mode")):
+        return True
+    if new["mode"] == "max":
+        return bool(new["value"] > stored["value"])
+    return bool(new["value"] < stored["value"])
 
 
 def entries(db: Database[dict[str, Any]], document: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -59,6 +59,7 @@ class Feed(DataAdapter):
 
     @property
     def num_batches(self) -> int | None:
+        _refuse_ignored(sys._getframe(1))
         return None
 
     @property
@@ -171,6 +172,17 @@ def _below(names: frozenset[str]) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def _refuse_ignored(frame: FrameType) -> None:
+    """Raise if Keras' epoch iterator was given what it does not hand on to an adapter like ours."""
+    for name in ("y", "sample_weight", "class_weight"):
+        if frame.f_code.co_name == "__init__" and frame.f_locals.get(name) is not None:
+            raise ValueError(
+                f"`{name}` must not be given beside a stream, whose samples have fields `x`, `y` "
+                f"and `sample_weight` of their own. Received: {name} of type "
+                f"{type(frame.f_locals[name]).__name__}"
+            )
 
 
 def _no_look_ahead(frame: FrameType) -> None:

@@ -340,3 +340,11 @@ def test_dtypes_arrive(dtype: str) -> None:
     with guarded(source):
         model.fit(source, steps_per_epoch=1, verbose=0)
         assert source.trained == 1
+
+
+def test_what_keras_would_ignore_is_refused() -> None:
+    source = stream(filled(64))
+    for name, value in [("class_weight", {0: 2.0}), ("sample_weight", np.ones(8))]:
+        with pytest.raises(ValueError, match=f"`{name}` must not be given beside a stream"):
+            network().fit(source, steps_per_epoch=1, verbose=0, **{name: value})
+    source.close()
