@@ -439,3 +439,36 @@ def test_a_damaged_blob_is_named(hub: ktl.Hub) -> None:
     db["blobs.chunks"].update_one({"files_id": file["_id"], "n": 0}, {"$set": {"data": wrong}})
     with pytest.raises(ValueError, match=f"tensor {entry['path']} is damaged"):
         hub.models["net"].load()
+
+
+def test_best_is_the_best_of_the_model(hub: ktl.Hub) -> None:
+    db, bundle = hub.connection.db, about(network())[1]
+    judged = [("loss", "min", 0.5), ("loss", "min", 0.7), ("loss", "min", 0.4), ("acc", "max", 0.1)]
+    for step, (monitor, mode, value) in enumerate(judged, start=1):
+        best = {"monitor": monitor, "mode": mode, "value": value}
+        # Each by an attempt of its own, as the first epoch of each `fit` is the best of its `fit`.
+        versions.commit(db, about(network(), best=best, attempt=str(step))[0], bundle)
+    moves = db["transitions"].find({"alias": "best"}).sort("version", 1)
+    assert [move["version"] for move in moves] == [1, 3, 4]  # 4: judged by another metric
+
+
+def test_a_late_journal_changes_nothing_of_a_later_attempt(hub: ktl.Hub) -> None:
+    from keras_tl.models.runs import Run
+
+    run = Run(hub.connection, name="long")
+    late = Run(hub.connection, name="long")
+    late.id, run.number = run.id, 1
+    for one, value in ((run, 0.25), (late, 4.0)):  # the first attempt's journal comes last
+        one.start()
+        for step, loss in enumerate([value, np.nan, 2 * value], start=1):
+            one.log(step, 0, step - 1, {"loss": loss, "acc": loss}, kind="epoch")
+        if one is run:
+            one.end()
+        assert one.outbox.flush(60)
+    found = hub.runs[run.id].document
+    assert (found["state"], found["attempt"]) == ("finished", run.attempt)
+    assert found["last"] == {"loss": 0.5, "acc": 0.5}
+    assert found["best"] == {"loss": {"v": 0.25, "step": 1}, "acc": {"v": 8.0, "step": 3}}
+    late.end("failed")
+    assert late.outbox.flush(60)
+    assert hub.runs[run.id].document["state"] == "finished"
