@@ -183,6 +183,18 @@ def _refuse_ignored(frame: FrameType) -> None:
                 f"and `sample_weight` of their own. Received: {name} of type "
                 f"{type(frame.f_locals[name]).__name__}"
             )
+    batch_size = frame.f_locals.get("batch_size")
+    if frame.f_code.co_name != "__init__" or batch_size is None:
+        return
+    # `fit(arrays, batch_size=8, validation_data=stream)` is fine: that size is of the arrays.
+    caller: FrameType | None = frame
+    while caller is not None and caller.f_code.co_name == "__init__":
+        caller = caller.f_back
+    if caller is not None and caller.f_locals.get("x") is frame.f_locals.get("x"):
+        raise ValueError(
+            "`batch_size` must not be given beside a stream, which has its own: "
+            f"`hub.stream(topic, batch_size)`. Received: batch_size={batch_size!r}"
+        )
 
 
 def _no_look_ahead(frame: FrameType) -> None:

@@ -348,3 +348,25 @@ def test_what_keras_would_ignore_is_refused() -> None:
         with pytest.raises(ValueError, match=f"`{name}` must not be given beside a stream"):
             network().fit(source, steps_per_epoch=1, verbose=0, **{name: value})
     source.close()
+
+
+def test_a_batch_size_beside_a_stream_is_refused_and_beside_arrays_is_theirs() -> None:
+    source, model, (x, y) = stream(filled(64)), network(), samples(16)
+    refused = pytest.raises(ValueError, match="`batch_size` must not .* Received: batch_size=999")
+    with refused:
+        model.fit(source, steps_per_epoch=1, verbose=0, batch_size=999)
+    with refused:
+        model.evaluate(source, steps=1, verbose=0, batch_size=999)
+    with refused:
+        model.predict(source, steps=1, verbose=0, batch_size=999)
+    assert source.trained == 0
+    model.fit(
+        source,
+        steps_per_epoch=1,
+        verbose=0,
+        validation_data=(x, y),
+        validation_batch_size=4,
+    )
+    model.fit(x, y, batch_size=4, verbose=0, validation_data=source, validation_steps=2)
+    assert source.trained == 3
+    source.close()
