@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_tl.streams.errors import StreamError
+from keras_tl.streams.errors import StreamError, checked_options
 
 if TYPE_CHECKING:
     from keras_tl.storage.connection import Connection
@@ -38,7 +38,8 @@ class Producer:
         max_bytes: how much may be on its way; `send` waits beyond.
 
     Raises:
-        ValueError: if the topic has another number of partitions.
+        ValueError: if the topic has another number of partitions, or kafka-python refuses the
+            connection's options.
         StreamError: if it does not exist, or no broker answers.
 
     Example:
@@ -67,14 +68,15 @@ class Producer:
         self._block_size = block_size
         self._max_bytes = max_bytes
         self._partitions = _ensure_topic(connection, topic, partitions)
-        self._client = connection.producer(
-            acks="all",
-            enable_idempotence=True,
-            linger_ms=10,
-            batch_size=1 << 19,
-            # The broker would make a mistyped topic with its own number of partitions.
-            allow_auto_create_topics=False,
-        )
+        with checked_options(connection.kafka):
+            self._client = connection.producer(
+                acks="all",
+                enable_idempotence=True,
+                linger_ms=10,
+                batch_size=1 << 19,
+                # The broker would make a mistyped topic with its own number of partitions.
+                allow_auto_create_topics=False,
+            )
         self._schema: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] | None = None
         self._rows: dict[str, np.ndarray] = {}
         self._filled = 0
@@ -259,8 +261,10 @@ def _ensure_topic(connection: Connection, topic: str, partitions: int | None) ->
     from kafka import KafkaAdminClient, errors
     from kafka.admin import NewTopic
 
+    options = connection.kafka
     try:
-        admin = KafkaAdminClient(**connection.kafka)
+        with checked_options(options):
+            admin = KafkaAdminClient(**options)
     except errors.KafkaError as error:
         raise StreamError(
             f"No broker answers for the topic {topic!r}: {type(error).__name__}."

@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from keras_tl.streams.errors import StreamError, TopicChanged
+from keras_tl.streams.errors import StreamError, TopicChanged, checked_options
 
 if TYPE_CHECKING:
     from kafka import KafkaConsumer
@@ -71,6 +71,7 @@ def open_consumer(
 
     Raises:
         StreamError: if no broker answers within `timeout` seconds.
+        ValueError: if kafka-python refuses the connection's options.
     """
     import kafka
     from kafka import errors
@@ -90,10 +91,12 @@ def open_consumer(
         "reconnect_backoff_max_ms": 1000,
         "bootstrap_timeout_ms": int(timeout * 1000),
     }
-    if "bootstrap_timeout_ms" in connection.kafka:
+    own = connection.kafka
+    if "bootstrap_timeout_ms" in own:
         del options["bootstrap_timeout_ms"]
     try:
-        consumer = connection.consumer(**options)
+        with checked_options(own):
+            consumer = connection.consumer(**options)
     except errors.KafkaError as error:
         raise StreamError(
             f"No broker answers for the topic {topic!r}: {type(error).__name__}. Is it running, "
