@@ -37,7 +37,7 @@ class Kill:
         return f"{self.what} ({self.backend}) with {self.versions} versions committed"
 
 
-#: Of the whole session.
+#: Of the whole session, without those of mutants.
 kills: list[Kill] = []
 
 
@@ -146,6 +146,7 @@ class History:
         self.options = {
             **{"mongodb": mongodb, "kafka": kafka, "topic": topic, "batch_size": BATCH},
             **{"epochs": EPOCHS, "steps": STEPS, "save_freq": SAVE_FREQ, "pause": 0.03},
+            "patience": 0,
             **{"project": f"faults_{uuid.uuid4().hex[:12]}", **options},
         }
         self.hub = ktl.Hub(mongodb, kafka, self.options["project"])
@@ -167,7 +168,8 @@ class History:
         """Note a kill that is about to come or has just come; MongoDB runs."""
         kill = Kill(what, self.backend, len(self.hub.models[oracles.MODEL]))
         self.kills.append(kill)
-        kills.append(kill)
+        if "mutant" not in self.options:
+            kills.append(kill)
 
     def killed(self, at: str, nth: int) -> bool:
         """Run a trainer until it is killed; whether it was, or was through before.
@@ -182,6 +184,7 @@ class History:
             trainer = self.start(kill={"phase": at, "nth": nth})
         code = trainer.wait()
         if code == 0 and trainer.said.get("done"):
+            print(f"{at} {nth} was not reached: {trainer.errors[-3000:]}")
             return False
         assert code == -9, trainer.errors[-3000:]
         if at == "line":

@@ -42,9 +42,9 @@ def build() -> keras.Model:
 class Witness(keras.callbacks.Callback):
     """Comes after the logger: when it is called, the logger's call has returned."""
 
-    def __init__(self, logger: Any, pause: float) -> None:
+    def __init__(self, logger: Any, pause: float, patience: float) -> None:
         super().__init__()
-        self.logger, self.pause = logger, pause
+        self.logger, self.pause, self.patience = logger, pause, patience
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.epoch = epoch
@@ -54,6 +54,11 @@ class Witness(keras.callbacks.Callback):
         say(logged="batch", attempt=run.attempt, epoch=self.epoch, batch=batch, loss=logs["loss"])
         if self.pause:
             time.sleep(self.pause)  # steps of a real network take time, too
+        # One version may be on its way while the next is trained, and none is dropped: a kill that
+        # is aimed at the n-th commit then has to hit before the training is over.
+        until = time.monotonic() + self.patience
+        while run.outbox.uploader._captured is not None and time.monotonic() < until:
+            time.sleep(0.005)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         run = self.logger.run
@@ -135,7 +140,7 @@ def main(options: dict[str, Any]) -> None:
         epochs=options["epochs"],
         steps_per_epoch=options["steps"],
         verbose=0,
-        callbacks=[logger, checkpoint, Witness(logger, options.get("pause", 0.0))],
+        callbacks=[logger, checkpoint, Witness(logger, options["pause"], options["patience"])],
     )
     hub.close(timeout=60)
     say(done=True)
