@@ -37,7 +37,7 @@ def python(code: Path, mongodb: str, broker: str, project: str, home: Path) -> s
             "KERAS_TL_HOME": str(home),
             "KERAS_TL_MONGODB": mongodb,
             "KERAS_TL_KAFKA": broker,
-            "KERAS_TL_PROJECT": project,
+            "KERAS_TL_PROJECT": project,  # for callbacks that are given a URI, too
         },
         capture_output=True,
         text=True,

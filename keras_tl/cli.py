@@ -67,7 +67,8 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _hub(mongodb: str | None, kafka: str | None, project: str | None) -> Hub:
-    from keras_tl.hub import Hub, configured
+    from keras_tl.hub import Hub
+    from keras_tl.storage.settings import configured
 
     if not mongodb and "mongodb" not in configured():
         from keras_tl import services

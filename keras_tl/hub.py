@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-import tomllib
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_tl.storage.connection import Connection
-from keras_tl.storage.home import home
+from keras_tl.storage.settings import configured
 
 if TYPE_CHECKING:
     import keras
@@ -146,8 +143,8 @@ class Hub:
             topic: Kafka topic of blocks of samples, as `producer` writes them.
             batch_size: samples a batch.
             resume: key of a model: start where its latest version stopped. The next `fit` with
-                that model's `MongoCheckpoint` then restores the version. Without a version it
-                starts as if it was not given.
+                that model's `MongoCheckpoint` then restores the version. If that was trained on
+                arrays, its weights are where the stream begins; without a version, nothing is.
             **options: further arguments of `keras_tl.streams.Stream`, as `start="latest"`.
 
         Raises:
@@ -164,14 +161,14 @@ class Hub:
             version = self.models[resume].version()
         except KeyError:
             version = None
-        if version is not None and (version.cursor is None or version.cursor["topic"] != topic):
-            trained_on = version.cursor["topic"] if version.cursor else "no stream"
+        cursor = version.cursor if version is not None else None
+        if cursor is not None and cursor["topic"] != topic:
             raise ValueError(
                 f"`resume` must name a model that was trained on the topic {topic!r}. Received: "
-                f"resume={resume!r}, whose latest version was trained on {trained_on!r}"
+                f"resume={resume!r}, whose latest version was trained on {cursor['topic']!r}"
             )
-        cursor = version.cursor if version is not None else None
         stream = Stream(self.connection, topic, batch_size, cursor=cursor, **options)
+        stream.resumed = resume if version is not None else None
         resuming.announce(self.connection, resume, version.document if version else None, stream)
         return stream
 
@@ -213,43 +210,3 @@ class Hub:
         if self._stack is not None:
             self._stack.close()
             self._stack = None
-
-
-def configured() -> dict[str, Any]:
-    """What the environment and the config file say: `mongodb`, `kafka`, `project`."""
-    named = os.environ.get("KERAS_TL_CONFIG")
-    path = Path(named) if named else home() / "config.toml"
-    config: dict[str, Any] = {}
-    if named or path.exists():
-        try:
-            config = tomllib.loads(path.read_text())
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            raise ValueError(
-                f"The config file must be TOML that can be read. Received: {path.name}: {error}"
-            ) from error
-        unknown = set(config) - {"mongodb", "kafka", "project"}
-        if unknown:
-            raise ValueError(
-                "The config file must hold `mongodb`, `kafka` and `project` only. "
-                f"Received: {sorted(unknown)}"
-            )
-        for name, value in config.items():
-            if not isinstance(value, (str, dict) if name == "kafka" else str):
-                raise ValueError(
-                    f"The config file must hold `{name}` as a string. "
-                    f"Received: {type(value).__name__}"
-                )
-    for name in ("mongodb", "kafka", "project"):
-        value = os.environ.get(f"KERAS_TL_{name.upper()}")
-        if value:
-            config[name] = value
-    kafka = config.get("kafka")
-    if isinstance(kafka, str) and kafka.startswith("{"):
-        try:
-            config["kafka"] = json.loads(kafka)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                "`KERAS_TL_KAFKA` must be bootstrap servers, or options as a JSON object. "
-                f"Received: text that is no JSON ({error})"
-            ) from None
-    return config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 import warnings
+import weakref
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -97,6 +98,8 @@ class MongoCheckpoint(keras.callbacks.Callback):
         self._resumed: Mapping[str, Any] | None = None
         self._others: list[keras.callbacks.Callback] = []
         self._since_save = 0
+        #: The stream that starts where the model was put back to.
+        self.awaited: Any = None
 
     # Batches trained: `_first_step` before this epoch in the whole history of the model,
     # `_first_batch` in this epoch before a resume, `_steps` in this epoch by this `fit`.
@@ -110,7 +113,9 @@ class MongoCheckpoint(keras.callbacks.Callback):
         self._end_epoch: _EndOfEpoch | None = None
         self._config = state.describe(self.model)
         self._stream, self._streamed = None, 0
-        self._resumed, self._expected = resuming.claim(self.connection, self.key)
+        fitting.forget()
+        self._run.outbox.uploader.refused = None  # an earlier `fit` was told
+        self._resumed, self.awaited = resuming.claim(self.connection, self.key)
         if self._resumed is not None:
             self._resume(self._resumed)
 
@@ -122,11 +127,14 @@ class MongoCheckpoint(keras.callbacks.Callback):
         if self._epoch < 0:
             self._first_step, self._first_batch = run.start_step, run.start_batch
             self._forget_initial_epoch()
-            if self._resumed is not None:  # their `on_train_begin` has reset them
+            if (
+                self._resumed and self._resumed["cursor"] is not None
+            ):  # their `on_train_begin` has reset them
                 states.restore(self._resumed["callbacks"], [self, *self._others])
         else:
             self._first_step, self._first_batch = self._first_step + self._steps, 0
         self._epoch, self._steps, self._begun = epoch, 0, -self._per_execution
+        self._updates = states.updates(self.model)
         self._streamed = self._stream.trained if self._stream is not None else 0
         fitting.expect(self)
 
@@ -135,7 +143,7 @@ class MongoCheckpoint(keras.callbacks.Callback):
             stream = fitting.attached(self)
             if stream is not self._stream:
                 self._stream, self._streamed = stream, stream.trained if stream else 0
-            if self._expected is not None and stream is not self._expected:
+            if self.awaited is not None and stream is not self.awaited:
                 raise ValueError(
                     f"`x` of `fit` must be the stream that was made with resume={self.key!r}, "
                     "since the model was put back to where that stream starts. Received: "
@@ -186,6 +194,8 @@ class MongoCheckpoint(keras.callbacks.Callback):
 
     def _resume(self, version: Mapping[str, Any]) -> None:
         assert self._run is not None
+        if version["cursor"] is None:  # trained on arrays: the stream is another training
+            return resuming.restore(self.connection, version, self.model)
         epoch, batch = version["epoch"], version["batch"]
         goal = (self.params or {}).get("steps")
         if goal and batch >= goal:  # epochs are shorter now: this one is over
@@ -206,6 +216,9 @@ class MongoCheckpoint(keras.callbacks.Callback):
 
     def _advance(self, steps: int) -> None:
         """Note that `steps` batches of this epoch are trained."""
+        if self._stream is not None:
+            # At the end of the data Keras begins an execution that gets no batch.
+            steps = min(steps, self._stream.handed_out - self._streamed)
         self._since_save += steps - self._steps
         self._steps = steps
         if self._stream is not None:
@@ -215,13 +228,11 @@ class MongoCheckpoint(keras.callbacks.Callback):
             raise uploader.refused
 
     def _steps_at_end(self) -> int:
-        # The last execution is not over when its `begin` hook runs.
-        steps = self._begun + self._per_execution
-        if goal := (self.params or {}).get("steps"):
-            steps = min(steps, goal)
+        # The last execution is not over when its `begin` hook runs. Keras does not shorten it to
+        # `steps_per_epoch`: 10 steps by 4 are 12.
         if self._stream is not None:
-            steps = min(steps, self._stream.handed_out - self._streamed)
-        return steps
+            return self._begun + self._per_execution
+        return states.steps(self.model, self._updates, self._begun + self._per_execution)
 
     def _save(self, logs: Mapping[str, Any], epoch: int, batch: int) -> None:
         value = logs.get(self.monitor)
@@ -247,8 +258,9 @@ class MongoCheckpoint(keras.callbacks.Callback):
             "model": self.key,
             **{"run": run.id, "attempt": run.attempt, "number": run.number, "began": run.began},
             "base": self._resumed["version"] if self._resumed else None,
+            "after": self._attempt_before(),
             **{"step": self._first_step + self._steps, "epoch": epoch, "batch": batch},
-            "metrics": {k: float(v) for k, v in logs.items() if np.ndim(v) == 0},
+            "metrics": _numbers(logs),
             "manifest": manifest,
             "callbacks": states.collect([self, *self._others]),
             "cursor": self._stream.cursor if self._stream is not None else None,
@@ -263,6 +275,19 @@ class MongoCheckpoint(keras.callbacks.Callback):
                 f"\nStep {about['step']}: saving a version of {self.key!r}"
             )
 
+    def _attempt_before(self) -> str | None:
+        """The attempt whose versions this one goes on from: an earlier `fit` on the same stream."""
+        run, stream = self._run, self._stream
+        assert run is not None
+        if stream is None:
+            return None
+        model, key, attempt, before = stream.fitted or (None, None, None, None)
+        if attempt != run.attempt:
+            goes_on = model is not None and model() is self.model and key == self.key
+            before = attempt if goes_on else None
+            stream.fitted = (weakref.ref(self.model), self.key, run.attempt, before)
+        return before
+
     def _improves(self, value: Any) -> bool:
         if not np.isfinite(value):
             return False
@@ -272,6 +297,16 @@ class MongoCheckpoint(keras.callbacks.Callback):
 
     def _mode(self) -> str:
         return self.mode if self.mode != "auto" else states.direction(self.model, self.monitor)
+
+
+def _numbers(logs: Mapping[str, Any]) -> dict[str, float]:
+    found = {}
+    for name, value in logs.items():
+        try:
+            found[name] = float(value)
+        except (TypeError, ValueError):
+            continue  # another callback's text, or an array
+    return found
 
 
 def _tags(tags: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 
+from keras_tl.callbacks import states
 from keras_tl.models import runs
 from keras_tl.storage.connection import connect
 
@@ -64,7 +66,7 @@ class MongoLogger(keras.callbacks.Callback):
         self.flush_timeout = flush_timeout
         self._run: runs.Run | None = None
         self._epoch = self._first_step = self._first_batch = self._steps = 0
-        self._per_execution, self._rank = 1, 0
+        self._per_execution, self._active, self._updates = 1, True, 0
 
     @property
     def run(self) -> runs.Run:
@@ -78,9 +80,11 @@ class MongoLogger(keras.callbacks.Callback):
         return self._run
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._rank = runs.rank()
-        about = {"name": self.name, "params": self.config, "rank": self._rank}
+        rank = runs.rank()
+        about = {"name": self.name, "params": self.config, "rank": rank}
         self._run = runs.join(self, self.model, self.connection, **about)
+        # Of two loggers in one `fit` the first one logs, or each row would be there twice.
+        self._active = not rank and _loggers.setdefault(self._run, self) is self
         self._first_step = self._steps = 0
         self._epoch = -1
 
@@ -93,28 +97,31 @@ class MongoLogger(keras.callbacks.Callback):
         else:
             self._first_step, self._first_batch = self._first_step + self._steps, 0
         self._epoch, self._steps = epoch, 0
+        self._updates = states.updates(self.model)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         # Main thread, in order: the only hook that tells how many steps an epoch had.
         self._steps = batch + self._per_execution
-        if goal := (self.params or {}).get("steps"):
-            self._steps = min(self._steps, goal)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         # Several threads, out of order, and nothing of `self.model` may be touched. The epoch
         # stands still meanwhile: Keras waits for these calls before it ends one.
-        if self.log_batches and logs and not self._rank:
+        if self.log_batches and logs and self._active:
             self._run.log(  # type: ignore[union-attr]
                 self._first_step + batch + 1, self._epoch, self._first_batch + batch, logs
             )
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if logs and not self._rank:
+        self._steps = states.steps(self.model, self._updates, self._steps)
+        if logs and self._active:
             step = self._first_step + self._steps
             self.run.log(step, epoch, self._first_batch + self._steps - 1, logs, kind="epoch")
 
     def on_train_end(self, logs: Any = None) -> None:
         runs.leave(self, self.run, self.flush_timeout)
+
+
+_loggers: weakref.WeakKeyDictionary[runs.Run, MongoLogger] = weakref.WeakKeyDictionary()
 
 
 def _on_accelerator() -> bool:

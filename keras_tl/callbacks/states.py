@@ -36,7 +36,7 @@ def collect(callbacks: Iterable[Any]) -> list[dict[str, Any]]:
     """The states of Keras' own stateful callbacks, and of those with `get_state`/`set_state`."""
     found = []
     for callback in callbacks:
-        kind = type(callback).__name__
+        kind = _kind(callback)
         if hasattr(callback, "get_state") and hasattr(callback, "set_state"):
             state = callback.get_state()
             try:
@@ -59,7 +59,7 @@ def restore(states: Iterable[Mapping[str, Any]], callbacks: Iterable[Any]) -> No
     """Give each callback its state back: the first of a class the first state of that class."""
     waiting = list(states)
     for callback in callbacks:
-        kind = type(callback).__name__
+        kind = _kind(callback)
         stored = next((s for s in waiting if s["class"] == kind), None)
         if stored is None:
             continue
@@ -71,6 +71,21 @@ def restore(states: Iterable[Mapping[str, Any]], callbacks: Iterable[Any]) -> No
                 setattr(callback, name, value)
 
 
+def updates(model: keras.Model) -> int:
+    """How often the optimizer has updated the model: once a step."""
+    optimizer = getattr(model, "optimizer", None)
+    return int(keras.ops.convert_to_numpy(optimizer.iterations)) if optimizer is not None else 0
+
+
+def steps(model: keras.Model, before: int, most: int) -> int:
+    """Steps of an epoch that is over, `before` being `updates` when it began.
+
+    Keras tells which executions began, and not how long the last one was.
+    """
+    done = updates(model) - before
+    return done if 0 < done <= most else most
+
+
 def direction(model: keras.Model, monitor: str) -> str:
     """`"max"` or `"min"`, as Keras' `mode="auto"` decides it: by the metric, then by its name."""
     name = monitor.removeprefix("val_")
@@ -79,6 +94,14 @@ def direction(model: keras.Model, monitor: str) -> str:
             if one.name == name and getattr(one, "_direction", None):
                 return "max" if one._direction == "up" else "min"
     return "max" if any(part in name for part in ("acc", "auc", "fmeasure")) else "min"
+
+
+def _kind(callback: Any) -> str:
+    """The class, or Keras' own class that it extends."""
+    for one in type(callback).__mro__:
+        if one.__name__ in _ATTRIBUTES and one.__module__.startswith("keras."):
+            return one.__name__
+    return type(callback).__name__
 
 
 def _number(value: Any) -> Any:

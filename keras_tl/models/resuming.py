@@ -12,21 +12,23 @@ from keras_tl.models import state, versions
 from keras_tl.storage.connection import Connection
 
 # By connection and key: the version, and the stream that starts where it stopped.
-_announced: dict[tuple[Connection, str], tuple[Mapping[str, Any], weakref.ref[Any]]] = {}
+_announced: dict[tuple[Any, ...], tuple[Mapping[str, Any], weakref.ref[Any]]] = {}
 
 
 def announce(
     connection: Connection, key: str, version: Mapping[str, Any] | None, stream: Any
 ) -> None:
     """Say that the `fit` of the model `key` on `stream` goes on from `version`."""
-    _announced.pop((connection, key), None)
+    where = (connection.address, connection.project, key)
+    _announced.pop(where, None)
     if version is not None:
-        _announced[connection, key] = (version, weakref.ref(stream))
+        _announced[where] = (version, weakref.ref(stream))
 
 
 def claim(connection: Connection, key: str) -> tuple[Mapping[str, Any] | None, Any]:
     """The version that was announced for the model `key` and its stream, once."""
-    version, reference = _announced.pop((connection, key), (None, None))
+    where = (connection.address, connection.project, key)
+    version, reference = _announced.pop(where, (None, None))
     stream = reference() if reference is not None else None
     return (version, stream) if stream is not None else (None, None)
 

@@ -145,6 +145,13 @@ def _publish(
         sort=[("step", -1), ("version", -1)],
         session=session,
     )
+    if previous is None and about.get("after"):  # an earlier `fit` of the same process
+        previous = db["versions"].find_one(
+            {"attempt": about["after"], "model": about["model"]},
+            {"version": 1},
+            sort=[("step", -1), ("version", -1)],
+            session=session,
+        )
     version = document["version"] = model["next"]
     document["parent"] = previous["version"] if previous else about["base"]
     db["versions"].insert_one(document, session=session)

@@ -84,6 +84,11 @@ class Connection:
                 "`project` must be 1 to 38 letters, digits, `_` or `-`. "
                 f"Received: project={project!r}"
             )
+        if mongodb is not None and not mongodb.startswith(("mongodb://", "mongodb+srv://")):
+            raise ValueError(
+                "`mongodb` must be a URI that begins with `mongodb://` or `mongodb+srv://`. "
+                "Received: something else"
+            )
         self._uri = mongodb
         self._kafka = {"bootstrap_servers": kafka} if isinstance(kafka, str) else kafka
         self.project = project
@@ -218,11 +223,18 @@ def connect(target: Any) -> Connection:
     """
     connection = getattr(target, "connection", target)
     if isinstance(connection, Connection):
+        if connection.address is None:
+            raise ValueError(
+                "`hub` must have a MongoDB: pass a URI, set KERAS_TL_MONGODB, or start a local "
+                "stack with `keras-tl up`. Received: mongodb=None"
+            )
         return connection
     if isinstance(connection, str):
         key = (connection, os.getpid())
         if key not in _shared:
-            _shared[key] = Connection(connection)
+            from keras_tl.storage.settings import configured
+
+            _shared[key] = Connection(connection, project=configured().get("project", "keras_tl"))
         return _shared[key]
     raise ValueError(
         f"`hub` must be a `Hub` or a MongoDB URI. Received: hub of type {type(target).__name__}"

@@ -112,7 +112,12 @@ class Journal:
 
         Raises:
             OSError: if the disk refuses it; the journal is left as it was.
+            ValueError: if the record is too large to be read again.
         """
+        if len(payload) > _MAX_RECORD:
+            raise ValueError(
+                f"`payload` must be at most {_MAX_RECORD} bytes. Received: {len(payload)} bytes"
+            )
         record = _FRAME.pack(len(payload), zlib.crc32(payload, kind), kind) + payload
         with self._lock:
             if droppable and self._size >= self.limit:
@@ -184,12 +189,13 @@ class Journal:
         return len(head)
 
     def close(self, *, delete: bool = False) -> None:
-        """Give the journal up; `delete` it and what lies beside it under its name."""
+        """Give the journal up; `delete` it and what lies beside it, but for what was refused."""
         with self._lock:
             if self._fd >= 0:
                 if delete:
                     for beside in self.path.parent.glob(f"{self.path.stem}.*"):
-                        beside.unlink(missing_ok=True)
+                        if beside.suffix != ".refused":
+                            beside.unlink(missing_ok=True)
                 os.close(self._fd)
                 self._fd = -1
 

@@ -28,9 +28,27 @@ def expect(owner: Any) -> None:
     _expected.owners[id(owner)] = (owner, None)
 
 
+def forget() -> None:
+    """From `owner.on_train_begin`: what an earlier `fit` of this thread expected is over."""
+    _expected.owners.clear()
+
+
 def attach(stream: Stream) -> bool:
-    """From the stream's `on_epoch_begin`: whether a checkpoint expected it and will mark it."""
+    """From the stream's `on_epoch_begin`: whether a checkpoint expected it and will mark it.
+
+    Raises:
+        ValueError: if the stream starts where a version stopped, and no checkpoint of this `fit`
+            has put that version into the model.
+    """
     waiting = [owner for owner, found in _expected.owners.values() if found is None]
+    if stream.resumed is not None:
+        if not any(getattr(owner, "awaited", None) is stream for owner in waiting):
+            raise ValueError(
+                "`callbacks` must hold the `MongoCheckpoint` of the model that the stream resumes: "
+                "without it a model that has not seen the stream's beginning would go on. "
+                f"Received: a stream with resume={stream.resumed!r}, and no such callback"
+            )
+        stream.resumed = None
     for owner in waiting:
         _expected.owners[id(owner)] = (owner, stream)
     return bool(waiting)

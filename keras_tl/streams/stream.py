@@ -95,6 +95,10 @@ class Stream(Feed):
             from keras_tl.storage import records
 
             decode = records.decode
+        #: Key of the model whose version it starts from, until a checkpoint has restored that.
+        self.resumed: str | None = None
+        #: What the last `fit` trained on it: the checkpoint's, for the next `fit`.
+        self.fitted: Any = None
         # Of a batch: {name: [dtype, shape of a sample]}, from the cursor or the first batch.
         self._fields: dict[str, list[Any]] | None = cursor.get("fields") if cursor else None
         self._connection = connection

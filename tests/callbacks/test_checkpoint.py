@@ -181,7 +181,7 @@ def test_a_resumed_epoch_is_finished_first(
     before: bool,
 ) -> None:
     version = {
-        **{"version": 3, "run": "r", "number": 0, "step": 11, "epoch": 1, "batch": 4},
+        **{"version": 3, "run": "r", "number": 0, "step": 11, "epoch": 1, "batch": 4, "cursor": {}},
         **{"callbacks": [], "model": "net"},
     }
     monkeypatch.setattr(resuming, "claim", lambda *_: (version, None))
