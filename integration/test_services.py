@@ -307,6 +307,7 @@ def test_failed_up_leaves_what_it_joined(folder: Path) -> None:
         assert pids(folder) == {"mongodb": None, "kafka": joined}
 
 
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # jax says so, if it was loaded
 def test_forked_child_stops_nothing(folder: Path) -> None:
     with services.up(folder, **OPTIONS) as stack:
         before = pids(folder)
