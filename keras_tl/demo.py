@@ -23,6 +23,7 @@ _BATCH = 32
 _STEPS = 45  # one pass over the 1,437 training digits
 _RATE = 2000  # samples a second that the demo's source gives
 _MODEL = "digits"
+_PROJECT = "keras_tl_demo"  # its database is dropped by the next demo: nobody else's name
 
 
 def digits() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
@@ -106,13 +107,15 @@ def run(
         The accuracy on the test digits.
 
     Raises:
-        RuntimeError: if the trainer fails or the accuracy is not over 0.95.
+        ImportError: if scikit-learn is missing.
+        RuntimeError: if the source or the trainer fails, or the accuracy is not over 0.95.
     """
     from rich.console import Console
 
     console = Console()
     began = time.monotonic()
-    hub = Hub.local(folder, project="demo", broker=broker)
+    _, (x, y) = digits()  # what is missing is missed before anything starts
+    hub = Hub.local(folder, project=_PROJECT, broker=broker)
     try:
         stack = hub._stack
         assert stack is not None
@@ -124,7 +127,7 @@ def run(
         hub.connection.client.drop_database(hub.project)  # the last demo's
         with hub.producer(topic, partitions=2):  # the topic exists before anybody reads it
             pass
-        source = threading.Thread(target=produce, args=(hub, topic, epochs), daemon=True)
+        source = _Source(hub, topic, epochs)
         source.start()
         console.print(
             f"[bold]2[/bold] A source sends {_RATE} labelled digits a second to the topic {topic}."
@@ -132,17 +135,17 @@ def run(
         console.print("[bold]3[/bold] A trainer fits a small network on the stream.")
         goal = epochs * _STEPS
         if kill:
-            step = _trainer(console, hub, topic, epochs, goal, kill_at=goal // 2)
-            version = hub.models[_MODEL].version()
+            step = _trainer(console, hub, source, epochs, goal, kill_at=goal // 2)
             if step is None:
                 raise RuntimeError("The trainer was done before it could be killed.")
+            version = hub.models[_MODEL].version()
             console.print(
                 f"[bold]4[/bold] Killed with SIGKILL at step {step}. Version {version.number} in "
                 f"MongoDB is from step {version.step}. The same script is started again."
             )
-        _trainer(console, hub, topic, epochs, goal)
+        _trainer(console, hub, source, epochs, goal)
         source.join()
-        _, (x, y) = digits()
+        source.check()
         model = hub.models[_MODEL].load()
         accuracy = float(model.evaluate(x, y, verbose=0, return_dict=True)["accuracy"])
         console.print("[bold]5[/bold] This is what MongoDB holds now:\n")
@@ -155,7 +158,7 @@ def run(
         if not keep and stack.started:
             console.print(
                 "The servers are stopped now, their data stays. Look again with `keras-tl up`, "
-                "`keras-tl runs --project demo`; or run the demo with `--keep`."
+                f"`keras-tl runs --project {_PROJECT}`; or run the demo with `--keep`."
             )
         if accuracy <= 0.95:
             raise RuntimeError(f"The accuracy should be over 0.95. Received: {accuracy:.3f}")
@@ -166,8 +169,30 @@ def run(
         hub.close()
 
 
+class _Source(threading.Thread):
+    """`produce` in the background; what it raises is for `check`."""
+
+    def __init__(self, hub: Hub, topic: str, passes: int) -> None:
+        super().__init__(name="keras_tl-demo-source", daemon=True)
+        self.topic = topic
+        self._hub = hub
+        self._passes = passes
+        self._error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            produce(self._hub, self.topic, self._passes)
+        except Exception as error:
+            self._error = error
+
+    def check(self) -> None:
+        """Raise if the source failed: the trainer would wait for its digits for ever."""
+        if self._error is not None:
+            raise RuntimeError(f"The source failed: {self._error}") from self._error
+
+
 def _trainer(
-    console: Any, hub: Hub, topic: str, epochs: int, goal: int, kill_at: int | None = None
+    console: Any, hub: Hub, source: _Source, epochs: int, goal: int, kill_at: int | None = None
 ) -> int | None:
     """Run the trainer in a process of its own and show how far it is; the step of its death."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -176,7 +201,7 @@ def _trainer(
         stack = hub._stack
         assert stack is not None
         process = subprocess.Popen(
-            [sys.executable, "-m", "keras_tl.demo", topic, str(epochs)],
+            [sys.executable, "-m", "keras_tl.demo", source.topic, str(epochs)],
             env={
                 **os.environ,
                 "KERAS_TL_MONGODB": stack.mongodb,
@@ -188,17 +213,23 @@ def _trainer(
         )
         columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn())
         step = 0
-        with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
-            bar = progress.add_task("starting Keras", total=goal)
-            while process.poll() is None:
-                step = max(step, _last_step(hub))
-                if step:
-                    progress.update(bar, completed=step, description="steps")
-                if kill_at is not None and step >= kill_at and len(hub.models[_MODEL]):
-                    process.send_signal(signal.SIGKILL)
-                    process.wait()
-                    return step
-                time.sleep(0.05)
+        try:
+            with Progress(
+                *columns, TimeElapsedColumn(), console=console, transient=True
+            ) as progress:
+                bar = progress.add_task("starting Keras", total=goal)
+                while process.poll() is None:
+                    source.check()
+                    step = max(step, _last_step(hub))
+                    if step:
+                        progress.update(bar, completed=step, description="steps")
+                    if kill_at is not None and step >= kill_at and len(hub.models[_MODEL]):
+                        process.send_signal(signal.SIGKILL)
+                        return step
+                    time.sleep(0.05)
+        finally:
+            process.kill()  # does nothing to one that is done
+            process.wait()
         if process.returncode:
             errors.seek(0)
             raise RuntimeError(
