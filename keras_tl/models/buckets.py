@@ -22,8 +22,14 @@ _LIMIT = 2 << 20  # bytes in a bucket; as BSON it is up to five times that, of 1
 _INDEX = {"step": "<i8", "epoch": "<i4", "batch": "<i4", "time": "<f8"}
 
 
+def text(value: str) -> str:
+    """The string as UTF-8 can hold it: names of files may have lone surrogates."""
+    return value.encode("utf-8", "replace").decode()
+
+
 def key(name: str) -> str:
     """A metric's name as a document key: MongoDB reads `.` and `$` in keys as syntax."""
+    name = text(name)
     for char in "%.$\0":
         name = name.replace(char, f"%{ord(char):02X}")
     return name or "%"

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_tl.models.buckets import buckets
+from keras_tl.models.refused import permanent, refuse
 from keras_tl.storage import hooks
 from keras_tl.storage.journal import DATA, Journal, Kind
 
 if TYPE_CHECKING:
     from pymongo.database import Database
 
-_CHUNK = 20_000  # records
+_CHUNK, _CHUNK_BYTES = 20_000, 8 << 20  # records, and bytes of them
 # Names of metrics that grow as a model gets better, where Keras' own object is not at hand.
 _GREATER_IS_BETTER = ("acc", "auc", "precision", "recall", "f1", "iou", "dice", "r2", "top_k")
 _COMPACT = 4 << 20  # bytes already sent
@@ -42,6 +43,7 @@ class Courier:
         self.versions: dict[str, dict[str, Any]] = {}
         self.session: str | None = None
         self.sent = 0
+        self.refused = 0
         self._position = 0
         self._next = int(journal.header["base"])
         self._sent = self._next - 1
@@ -62,11 +64,13 @@ class Courier:
     def send(self, db: Database[dict[str, Any]]) -> bool:
         """Send the next chunk; whether there is more than this one.
 
+        What MongoDB will never take is set aside beside the journal, and the rest goes on.
+
         Raises:
             pymongo.errors.PyMongoError: if the server does not take it; nothing is lost by that.
         """
         records: list[tuple[int, int, bytes]] = []
-        position, number, more = self._position, self._next, False
+        position, number, more, size = self._position, self._next, False, 0
         for record in self.journal.read(position):
             if record.kind == Kind.COLUMNS:
                 about = record.json()
@@ -76,10 +80,12 @@ class Courier:
             elif record.kind in DATA:
                 if number > self._sent:
                     records.append((number, record.kind, record.payload))
+                    size += len(record.payload)
                 number += 1
             position = record.end
             # What was named before is sent again with the same bounds, or it would be doubled.
-            more = len(records) >= _CHUNK if self._again is None else number > self._again[1]
+            full = len(records) >= _CHUNK or size >= _CHUNK_BYTES
+            more = full if self._again is None else number > self._again[1]
             if more:
                 break
         if records:
@@ -108,13 +114,69 @@ class Courier:
         self._position = self.journal.rewrite({"base": self._next}, keep, self._position)
 
     def _write(self, db: Database[dict[str, Any]], records: list[tuple[int, int, bytes]]) -> None:
-        for _, kind, payload in records:
-            if kind == Kind.DOC:
-                _upsert(db, payload)
-        documents = buckets(records, self.columns)
-        if documents:
+        rows = []
+        for record in records:
+            if record[1] != Kind.DOC:
+                rows.append(record)
+                continue
+            try:
+                _upsert(db, record[2])
+            except Exception as error:
+                self._refuse(*record[1:], error)
+        try:
+            documents = buckets(rows, self.columns)
+        except Exception as error:
+            if not permanent(error):
+                raise
+            documents = buckets([row for row in rows if self._fits(row)], self.columns)
+        if not documents:
+            return
+        try:
             _insert(db, documents)
-            _summarise(db, documents)
+        except Exception as error:
+            if not permanent(error):
+                raise
+            documents = [document for document in documents if self._inserted(db, document)]
+        for document in documents:
+            try:
+                _summarise(db, document)
+            except Exception as error:  # the rows themselves are stored
+                if not permanent(error):
+                    raise
+                log.debug("A run has no summary of %s", document["_id"], exc_info=True)
+
+    def _fits(self, row: tuple[int, int, bytes]) -> bool:
+        try:
+            buckets([row], self.columns)
+        except Exception as error:
+            self._refuse(*row[1:], error)
+            return False
+        return True
+
+    def _inserted(self, db: Database[dict[str, Any]], document: dict[str, Any]) -> bool:
+        from bson import json_util
+
+        try:
+            _insert(db, [document])
+        except Exception as error:
+            self._refuse(Kind.EVENT, json_util.dumps(document).encode(), error)
+            return False
+        return True
+
+    def _refuse(self, kind: int, payload: bytes, error: Exception) -> None:
+        """Set one record aside; an error that may pass is raised again."""
+        if not permanent(error):
+            raise error
+        refuse(self.journal, kind, payload, error)
+        self.refused += 1
+        if self.refused == 1:
+            log.warning(
+                "MongoDB will never take a record of what was logged (%s: %s): it is set aside "
+                "in %s, as are others like it; the rest goes on.",
+                type(error).__name__,
+                str(error)[:300],
+                self.journal.path.with_suffix(".refused"),
+            )
 
 
 def end_session(db: Database[dict[str, Any]], session: str) -> None:
@@ -139,7 +201,7 @@ def _upsert(db: Database[dict[str, Any]], payload: bytes) -> None:
 
     document = json_util.loads(payload, json_options=json_util.JSONOptions(tz_aware=True))
     update = {f"${op}": fields for op, fields in document["update"].items()}
-    only = document["only"]
+    only = document.get("only")
     db[document["collection"]].update_one(
         {"_id": document["id"], **(only or {})}, update, upsert=only is None
     )
@@ -167,26 +229,25 @@ def _insert(db: Database[dict[str, Any]], documents: list[dict[str, Any]]) -> No
                 db["events"].replace_one({"_id": twin["_id"]}, twin, upsert=True)
 
 
-def _summarise(db: Database[dict[str, Any]], documents: list[dict[str, Any]]) -> None:
+def _summarise(db: Database[dict[str, Any]], document: dict[str, Any]) -> None:
     """Keep the newest and the best value of each metric on the run, as plain numbers.
 
     The newest are the current attempt's: a journal of an earlier one may be sent much later.
     """
-    for document in documents:
-        if document["rank"] or document["kind"] not in ("batch", "epoch"):
-            continue
-        columns = {k: np.frombuffer(v, "<f8") for k, v in document["columns"].items()}
-        last = {f"last.{name}": float(column[-1]) for name, column in columns.items()}
-        db["runs"].update_one(
-            {"_id": document["run"], "attempt": document["attempt"]},
-            {"$set": {**last, "last_step": document["last_step"]}},
-        )
-        if document["kind"] == "epoch":
-            steps = np.frombuffer(document["index"]["step"], "<i8")
-            best = {name: _best(name, column, steps) for name, column in columns.items()}
-            found = {f"best.{name}": value for name, value in best.items() if value is not None}
-            if found:
-                db["runs"].update_one({"_id": document["run"]}, [{"$set": found}])
+    if document["rank"] or document["kind"] not in ("batch", "epoch"):
+        return
+    columns = {k: np.frombuffer(v, "<f8") for k, v in document["columns"].items()}
+    last = {f"last.{name}": float(column[-1]) for name, column in columns.items()}
+    db["runs"].update_one(
+        {"_id": document["run"], "attempt": document["attempt"]},
+        {"$set": {**last, "last_step": document["last_step"]}},
+    )
+    if document["kind"] == "epoch":
+        steps = np.frombuffer(document["index"]["step"], "<i8")
+        best = {name: _best(name, column, steps) for name, column in columns.items()}
+        found = {f"best.{name}": value for name, value in best.items() if value is not None}
+        if found:
+            db["runs"].update_one({"_id": document["run"]}, [{"$set": found}])
 
 
 def _best(name: str, values: np.ndarray, steps: np.ndarray) -> dict[str, Any] | None:

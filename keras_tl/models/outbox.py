@@ -45,6 +45,9 @@ class Outbox:
                 "address": connection.address,
                 "pid": os.getpid(),
                 "host": socket.gethostname(),
+                # A run may go on in another journal (after a fork, or after `Hub.close`), and
+                # its buckets are named by these numbers.
+                "base": time.time_ns() // 1000,
             },
             limit,
         )
@@ -61,6 +64,11 @@ class Outbox:
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._work, name="keras_tl-outbox", daemon=True)
         self._thread.start()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes nothing any more: closed, or a forked process's parent's."""
+        return self._closing
 
     def columns(self, run: str, attempt: str, rank: int, kind: str, names: Any) -> int:
         """The number under which rows of these columns are journalled."""
@@ -83,7 +91,7 @@ class Outbox:
                     "batches are dropped and counted from here on, epochs are kept.",
                     self.journal.limit >> 20,
                 )
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a record of more than 64 MB
             self.warn("disk", "The journal cannot be written (%s): events are lost.", error)
 
     def document(
@@ -162,6 +170,8 @@ class Outbox:
                 db = self.connection.db
                 while not self._closing and self._courier.send(db):
                     pass
+                if self._closing:
+                    return
                 self._compact()
                 if time.monotonic() - beaten > _HEARTBEAT:
                     self._heartbeat(db)
@@ -224,6 +234,8 @@ def outbox(connection: Connection) -> Outbox:
 def _forget_in_child() -> None:
     global _making
     _making = threading.Lock()  # a thread of the parent may have held it
+    for parents in _outboxes.values():
+        parents._closing = True
     _outboxes.clear()
 
 
@@ -251,7 +263,11 @@ def sync(connection: Connection, verify: Verify | None = None) -> dict[str, int]
 
     Raises:
         pymongo.errors.PyMongoError: if the server does not take it; what was not sent is kept.
+            Raised for the first such journal, after the others were sent.
     """
+    from pymongo.errors import ServerSelectionTimeoutError
+
+    first: Exception | None = None
     counts = {"journals": 0, "events": 0, "versions": 0, "others": 0}
     for journal in orphans(home() / "journal"):
         whose = (journal.header.get("project"), journal.header.get("address"))
@@ -272,6 +288,12 @@ def sync(connection: Connection, verify: Verify | None = None) -> dict[str, int]
             counts["versions"] += uploader.send_all()
             counts["journals"] += 1
             done = not uploader.waiting()
+        except ServerSelectionTimeoutError:
+            raise  # so it would be for the others
+        except Exception as error:
+            first = first or error
         finally:
             journal.close(delete=done)
+    if first is not None:
+        raise first
     return counts

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_tl.models import resuming, state, versions
+from keras_tl.models.plain import plain
 from keras_tl.models.buckets import name
 from keras_tl.models.outbox import outbox
 from keras_tl.storage.blobs import Blobs
@@ -151,7 +152,8 @@ class Versions:
             **{"number": 0, "began": time.time(), "base": self.aliases.get("latest")},
             "step": int(keras.ops.convert_to_numpy(optimizer.iterations)) if optimizer else 0,
             **{"epoch": 0, "batch": 0, "manifest": manifest, "callbacks": [], "cursor": None},
-            **{"metrics": dict(metrics or {}), "best": None, "tags": dict(tags or {})},
+            **{"metrics": dict(metrics or {}), "best": None},
+            "tags": {name: plain(value, name) for name, value in (tags or {}).items()},
         }
         return Version(versions.commit(self.connection.db, about, bundle))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import datetime
+import operator
 import os
 import socket
 import struct
@@ -19,10 +20,12 @@ import keras
 
 from keras_tl.models import buckets
 from keras_tl.models.outbox import Outbox, close_outbox, outbox
-from keras_tl.storage.connection import Connection, redact
+from keras_tl.models.plain import plain
+from keras_tl.storage.connection import Connection
 from keras_tl.storage.journal import Kind
 
 _EVENT = 1 << 20  # bytes
+_DEPTH = 50  # levels; MongoDB takes about 180, in all
 
 
 class Run:
@@ -66,8 +69,9 @@ class Run:
     @property
     def outbox(self) -> Outbox:
         """The process's outbox, where everything of this run goes first."""
-        if self._outbox is None:
+        if self._outbox is None or self._outbox.closed:  # by `Hub.close`, or by a fork
             self._outbox = outbox(self.connection)
+            self._layouts.clear()
             # Registered after the outbox's own hook, so it runs before it.
             atexit.unregister(_end_all)
             atexit.register(_end_all)
@@ -92,17 +96,18 @@ class Run:
             "pid": os.getpid(),
         }
         state = {"state": "running", "attempt": self.attempt, "number": self.number}
-        first = {"name": self.name, "started": attempt["started"], "best": {}, **state}
+        first = {"name": plain(self.name), "started": attempt["started"], "best": {}, **state}
         now: dict[str, Any] = {f"attempts.{self.attempt}": attempt}
         if self.model is not None:
             first["model"] = self.model
-        if self.params or config:
-            now["params"] = _plain({**dict(config or {}), **self.params})
         if self.rank == 0:
             self.outbox.document("runs", self.id, set=now, setOnInsert=first)
             # The journal of an earlier attempt may be sent when a later one is long over.
             later = {"number": {"$not": {"$gt": self.number}}}
             self.outbox.document("runs", self.id, later, set=state)
+            if self.params or config:
+                params = plain({**dict(config or {}), **self.params})
+                self.outbox.document("runs", self.id, later, set={"params": params})
             self.outbox.beat(self.id, self.attempt)
             # git may take long in a large work tree, and nobody waits for it.
             self._describing = threading.Thread(
@@ -115,20 +120,23 @@ class Run:
     ) -> None:
         """Append a row of numbers: about two microseconds, from any thread."""
         names = (kind, *logs)
+        journal = self._outbox
+        if journal is None or journal._closing:
+            journal = self.outbox
         layout = self._layouts.get(names)
         if layout is None:
-            number = self.outbox.columns(self.id, self.attempt, self.rank, kind, names[1:])
+            number = journal.columns(self.id, self.attempt, self.rank, kind, names[1:])
             layout = self._layouts[names] = (number, buckets.row_struct(len(logs)).pack)
         number, pack = layout
         try:
             row = pack(number, step, epoch, batch, time.time(), *logs.values())
         except (struct.error, TypeError, ValueError, OverflowError):
-            plain = {k: _plain(v) for k, v in logs.items()}
-            numbers = {k: v for k, v in plain.items() if isinstance(v, (int, float))}
+            values = {k: plain(v) for k, v in logs.items()}
+            numbers = {k: v for k, v in values.items() if isinstance(v, (int, float))}
             if len(numbers) == len(logs):
                 raise
             return self.log(step, epoch, batch, numbers, kind)  # what is no number is not kept
-        self._outbox.append(Kind.ROW, row, droppable=kind == "batch")  # type: ignore[union-attr]
+        journal.append(Kind.ROW, row, droppable=kind == "batch")
 
     def event(self, kind: str, step: int = 0, epoch: int = 0, **values: Any) -> None:
         """Log an event of your own.
@@ -138,10 +146,11 @@ class Run:
             step: training step it belongs to.
             epoch: epoch it belongs to.
             **values: numbers, strings, booleans, `None`, or lists and dicts of these; at most
-                1 MB.
+                1 MB. What is named like a secret is stored as `"***"`.
 
         Raises:
-            ValueError: if `kind` is taken, or a value is nothing that a document can hold.
+            ValueError: if `kind` is taken or no text, `step` or `epoch` is no integer, or a value
+                is nothing that a document can hold.
 
         Example:
 
@@ -158,12 +167,15 @@ class Run:
             raise ValueError(
                 f'`kind` must not be "batch" or "epoch", which are the logger\'s. Received: {kind}'
             )
-        number = self.outbox.columns(self.id, self.attempt, self.rank, kind, None)
-        about = {"columns": number, "step": step, "epoch": epoch, "batch": -1}
+        if not isinstance(kind, str) or not kind or buckets.text(kind) != kind:
+            raise ValueError(f"`kind` must be a string of valid Unicode. Received: {kind!r}")
+        step, epoch = _integer("step", step, 64), _integer("epoch", epoch, 32)
         try:
-            payload = json.dumps({**about, "time": time.time(), "values": values})
-            # What MongoDB would refuse would hold up everything behind it.
-            size = len(encode({"values": json.loads(payload)["values"]}))
+            # What MongoDB would refuse would have to be set aside, long after this call.
+            values = json.loads(json.dumps(values))
+            size = len(encode({"values": values}))
+            if _depth(values) > _DEPTH:
+                raise ValueError(f"values nested in more than {_DEPTH} levels")
         except (TypeError, ValueError, OverflowError, RecursionError, BSONError) as error:
             raise ValueError(
                 "`values` must be numbers of 64 bits, strings, booleans, None, lists or dicts. "
@@ -171,6 +183,9 @@ class Run:
             ) from error
         if size > _EVENT:
             raise ValueError(f"`values` must be at most {_EVENT} bytes. Received: {size} bytes")
+        number = self.outbox.columns(self.id, self.attempt, self.rank, kind, None)
+        about = {"columns": number, "step": step, "epoch": epoch, "batch": -1, "time": time.time()}
+        payload = json.dumps({**about, "values": plain(values, "", buckets.text)})
         self.outbox.append(Kind.EVENT, payload.encode())
 
     def end(self, state: str = "finished") -> None:
@@ -186,7 +201,10 @@ class Run:
 
     def _describe(self) -> None:
         self.outbox.document(
-            "runs", self.id, set={"git": _git(), "env": environment(), "host": socket.gethostname()}
+            "runs",
+            self.id,
+            {},  # no upsert: a run that was deleted meanwhile is not made again, by half
+            set={"git": _git(), "env": environment(), "host": socket.gethostname()},
         )
 
 
@@ -238,23 +256,19 @@ def _git() -> dict[str, Any] | None:
         return None
 
 
-def _plain(value: Any, key: str = "") -> Any:
-    """What a document can hold of it, without secrets."""
-    from keras_tl.storage.connection import _SECRET_KEY
+def _integer(name: str, value: Any, bits: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 1 << bits
+    if not -(1 << bits - 1) <= number < 1 << bits - 1:
+        raise ValueError(f"`{name}` must be an integer of {bits} bits. Received: {value!r}")
+    return number
 
-    if _SECRET_KEY.search(key) and not isinstance(value, (bool, int, float)):  # `max_tokens=512`
-        return "***"
-    if isinstance(value, Mapping):
-        return {buckets.key(str(k)): _plain(v, str(k)) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, str):
-        return redact(value) if "://" in value else value
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        return str(value)
-    if value is None or isinstance(value, (bool, int, float)):
-        return value
-    return _plain(value.tolist()) if hasattr(value, "tolist") else str(value)
+
+def _depth(value: Any) -> int:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, inside), default=0)
 
 
 # The run of a `fit` that is under way, by model: how callbacks made apart find one another.
@@ -264,7 +278,10 @@ _current: dict[int, tuple[weakref.ref[keras.Model], Run]] = {}
 def join(member: object, trained: keras.Model, connection: Connection, **about: Any) -> Run:
     """The run of the `fit` that trains this model; the first callback to ask makes it."""
     for reference, run in list(_current.values()):
-        if reference() is trained and run.connection is connection:
+        found = reference()
+        if found is None:
+            run.end("failed")  # an earlier `fit` that raised, and whose model is gone
+        elif found is trained and run.connection is connection:
             if id(member) in run.members or run.started:
                 run.end("failed")  # an earlier `fit` that raised: nobody told its callbacks
                 break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from keras_tl.models import versions
+from keras_tl.models.plain import plain
+from keras_tl.models.refused import permanent, refuse
 from keras_tl.storage import hooks, tensors
 from keras_tl.storage.connection import Connection
 from keras_tl.storage.journal import Journal, Kind
@@ -67,6 +70,8 @@ class Uploader:
             bundle: arrays by name.
             verify: asked before the commit whether the version's cursor still holds.
         """
+        # A tag that no document can hold would hold the version up for ever.
+        about = {**about, "tags": {name: plain(v, name) for name, v in about["tags"].items()}}
         with self._changed:
             if self._captured is not None:
                 self._verify.pop(self._captured[0]["id"], None)
@@ -116,7 +121,7 @@ class Uploader:
                     about["model"],
                 )
                 continue
-            count += self._send(about)
+            count += self._send(about, keep=True)
         return count
 
     def _work(self) -> None:
@@ -169,17 +174,21 @@ class Uploader:
             with self._changed:  # or compacting could miss the record
                 self.journal.append(Kind.VERSION, json.dumps(about).encode())
                 self._waiting[about["id"]] = about
-        except OSError as error:
+        except (OSError, ValueError, TypeError) as error:
             temporary.unlink(missing_ok=True)
             path.unlink(missing_ok=True)
             log.warning("A version of %r could not be kept on disk: %s", about["model"], error)
             return
         hooks.phase("version-journalled")
 
-    def _send(self, about: dict[str, Any]) -> int:
+    def _send(self, about: dict[str, Any], *, keep: bool = False) -> int:
+        """Commit one; `keep` the file of one whose cursor does not hold any more."""
         verify = self._verify.get(about["id"])
         if about["cursor"] is not None and verify is not None:
             refused = verify(about["cursor"])
+            if refused is not None and keep:
+                self._set_aside(about, refused)
+                return 0
             if refused is not None:
                 self.refused = refused
                 log.error("A version of %r was not committed: %s", about["model"], refused)
@@ -192,9 +201,33 @@ class Uploader:
             self._forget(about["id"])
             return 0
         hooks.phase("version-verified")
-        versions.commit(self.connection.db, about, tensors.loads(data), self._note_session)
+        db = self.connection.db
+        try:
+            versions.commit(db, about, tensors.loads(data), self._note_session)
+        except Exception as error:
+            if not permanent(error):
+                raise
+            self._set_aside(about, error)
+            return 0
         self._forget(about["id"])
         return 1
+
+    def _set_aside(self, about: dict[str, Any], error: Exception) -> None:
+        path = self._path(about["id"])
+        aside = path.with_suffix(".refused")
+        refuse(self.journal, Kind.VERSION, json.dumps(about).encode(), error)
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(path, aside)
+        log.error(
+            "A version of %r (step %s) cannot be committed and is set aside; its tensors are "
+            "kept in %s: %s: %s",
+            about["model"],
+            about["step"],
+            aside,
+            type(error).__name__,
+            str(error)[:300],
+        )
+        self._forget(about["id"])
 
     def _note_session(self, session: str) -> None:
         self.journal.append(Kind.SESSION, session.encode())
