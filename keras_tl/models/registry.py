@@ -12,9 +12,9 @@ import keras
 import numpy as np
 
 from keras_tl.models import resuming, state, versions
-from keras_tl.models.plain import plain
 from keras_tl.models.buckets import name
 from keras_tl.models.outbox import outbox
+from keras_tl.models.plain import plain
 from keras_tl.storage.blobs import Blobs
 from keras_tl.storage.connection import Connection
 

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from pymongo import MongoClient
     from pymongo.database import Database
 
-_SECRET_OPTION = re.compile(r"((?:password|token|secret|properties)[^=&]*=)[^&]*", re.IGNORECASE)
+_SECRET_OPTION = re.compile(
+    r"((?:password|token|secret|properties|credential|signature|(?:api|access)[_-]?key)[^=&]*="
+    r"|(?<=[?&;])(?:sig|key|pwd|auth)=)[^&]*",
+    re.IGNORECASE,
+)
 _SECRET_KEY = re.compile(
     r"pass(w|phrase)|pwd|token|secret|credential|(api|access|private)_?key", re.IGNORECASE
 )
@@ -44,6 +48,7 @@ def redact(uri: str) -> str:
     'mongodb://ada:***@db:27017/?tls=true'
     """
     uri = re.sub(r"(//[^/@:]*):.*@(?=[^@/]*(?:/|\?|$))", r"\1:***@", uri)
+    uri = re.sub(r"(https?://)[^/@:?#\s]+@", r"\1***@", uri)  # a token alone
     return _SECRET_OPTION.sub(r"\1***", uri)
 
 
