@@ -71,7 +71,10 @@ class Uploader:
             verify: asked before the commit whether the version's cursor still holds.
         """
         # A tag that no document can hold would hold the version up for ever.
-        about = {**about, "tags": {name: plain(v, name) for name, v in about["tags"].items()}}
+        about = {
+            **about,
+            "tags": {name: plain(v, name) for name, v in about.get("tags", {}).items()},
+        }
         with self._changed:
             if self._captured is not None:
                 self._verify.pop(self._captured[0]["id"], None)

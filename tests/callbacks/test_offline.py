@@ -352,7 +352,8 @@ def test_params_of_any_kind_do_not_stop_fit(connection: Connection) -> None:
     logger.on_train_end()
     text = json.dumps(offline.documents(connection))
     assert "hunter2" not in text
-    found = offline.documents(connection)[0]["update"]["set"]["params"]
+    sets = [document["update"].get("set", {}) for document in offline.documents(connection)]
+    found = next(fields["params"] for fields in sets if "params" in fields)
     assert found["weights"] == [1.0, 2.0]
     assert (found["flag"], found["max_tokens"]) == (True, 512)
     assert found["big"] == str(2**70)
