@@ -127,9 +127,8 @@ class MongoCheckpoint(keras.callbacks.Callback):
         if self._epoch < 0:
             self._first_step, self._first_batch = run.start_step, run.start_batch
             self._forget_initial_epoch()
-            if (
-                self._resumed and self._resumed["cursor"] is not None
-            ):  # their `on_train_begin` has reset them
+            # Only now: their own `on_train_begin` has reset them.
+            if self._resumed is not None and self._resumed["cursor"] is not None:
                 states.restore(self._resumed["callbacks"], [self, *self._others])
         else:
             self._first_step, self._first_batch = self._first_step + self._steps, 0
