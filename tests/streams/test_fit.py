@@ -370,3 +370,27 @@ def test_a_batch_size_beside_a_stream_is_refused_and_beside_arrays_is_theirs() -
     model.fit(x, y, batch_size=4, verbose=0, validation_data=source, validation_steps=2)
     assert source.trained == 3
     source.close()
+
+
+def test_a_resumed_stream_needs_its_checkpoint() -> None:
+    class Restored(keras.callbacks.Callback):
+        """As a checkpoint that has put the model back to where `awaited` starts."""
+
+        def __init__(self, awaited: Stream) -> None:
+            super().__init__()
+            self.awaited = awaited
+
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            fitting.expect(self)
+
+    source, other = stream(filled(64)), stream(filled(64))
+    for callbacks in ([], [Restored(other)]):
+        source.resumed = "m"
+        fitting.forget()
+        with pytest.raises(ValueError, match="must hold the `MongoCheckpoint` .* resume='m'"):
+            network().fit(source, steps_per_epoch=1, verbose=0, callbacks=callbacks)
+    fitting.forget()
+    network().fit(source, steps_per_epoch=1, verbose=0, callbacks=[Restored(source)])
+    assert source.resumed is None  # it was told once
+    source.close()
+    other.close()
