@@ -204,8 +204,8 @@ class Hub:
         import sys
 
         # Only if something was logged: a hub that only reads has no outbox.
-        if "keras_tl.models.runs" in sys.modules:
-            sys.modules["keras_tl.models.runs"].close(self.connection, timeout)
+        if "keras_tl.models.current" in sys.modules:
+            sys.modules["keras_tl.models.current"].close(self.connection, timeout)
         self.connection.close()
         if self._stack is not None:
             self._stack.close()

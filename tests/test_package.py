@@ -65,7 +65,7 @@ def wrong_imports(files: dict[str, str]) -> list[str]:
     for path, source in files.items():
         parts = Path(path).with_suffix("").parts
         room, is_package = parts[0], parts[-1] == "__init__"
-        if len(parts) == 1 and room not in TOPS or len(parts) > 1 and room not in ROOMS:
+        if room not in TOPS and (len(parts) == 1 or room not in ROOMS):
             faults.append(f"{path}: `{room}` has no line in the table of rooms")
             continue
         module = ".".join(("keras_tl", *parts[: len(parts) - is_package]))

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from keras_tl.callbacks import states
-from keras_tl.models import resuming, runs, state, versions
+from keras_tl.models import current, environment, resuming, runs, state, versions
 from keras_tl.storage.connection import connect
 from keras_tl.streams import fitting
 from keras_tl.streams.identity import refusal
@@ -105,8 +105,8 @@ class MongoCheckpoint(keras.callbacks.Callback):
     # `_first_batch` in this epoch before a resume, `_steps` in this epoch by this `fit`.
 
     def on_train_begin(self, logs: Any = None) -> None:
-        about = {"name": self.name, "model": self.key, "rank": runs.rank()}
-        self._run = runs.join(self, self.model, self.connection, **about)
+        about = {"name": self.name, "model": self.key, "rank": environment.rank()}
+        self._run = current.join(self, self.model, self.connection, **about)
         self._others = states.siblings(self)
         self._first_step = self._steps = self._first_batch = 0
         self._epoch = -1
@@ -179,7 +179,7 @@ class MongoCheckpoint(keras.callbacks.Callback):
         assert self._run is not None
         self._forget_initial_epoch()
         uploader = self._run.outbox.uploader
-        runs.leave(self, self._run, self.flush_timeout)
+        current.leave(self, self._run, self.flush_timeout)
         if uploader.refused is not None:
             raise uploader.refused
 

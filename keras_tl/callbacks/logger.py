@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from keras_tl.callbacks import states
-from keras_tl.models import runs
+from keras_tl.models import current, environment, runs
 from keras_tl.storage.connection import connect
 
 
@@ -80,9 +80,9 @@ class MongoLogger(keras.callbacks.Callback):
         return self._run
 
     def on_train_begin(self, logs: Any = None) -> None:
-        rank = runs.rank()
+        rank = environment.rank()
         about = {"name": self.name, "params": self.config, "rank": rank}
-        self._run = runs.join(self, self.model, self.connection, **about)
+        self._run = current.join(self, self.model, self.connection, **about)
         # Of two loggers in one `fit` the first one logs, or each row would be there twice.
         self._active = not rank and _loggers.setdefault(self._run, self) is self
         self._first_step = self._steps = 0
@@ -118,7 +118,7 @@ class MongoLogger(keras.callbacks.Callback):
             self.run.log(step, epoch, self._first_batch + self._steps - 1, logs, kind="epoch")
 
     def on_train_end(self, logs: Any = None) -> None:
-        runs.leave(self, self.run, self.flush_timeout)
+        current.leave(self, self.run, self.flush_timeout)
 
 
 _loggers: weakref.WeakKeyDictionary[runs.Run, MongoLogger] = weakref.WeakKeyDictionary()

@@ -8,7 +8,6 @@ import operator
 import os
 import socket
 import struct
-import subprocess
 import threading
 import time
 import uuid
@@ -18,8 +17,8 @@ from typing import Any
 
 import keras
 
-from keras_tl.models import buckets
-from keras_tl.models.outbox import Outbox, close_outbox, outbox
+from keras_tl.models import buckets, environment
+from keras_tl.models.outbox import Outbox, outbox
 from keras_tl.models.plain import plain
 from keras_tl.storage.connection import Connection
 from keras_tl.storage.journal import Kind
@@ -197,63 +196,19 @@ class Run:
             ended = datetime.datetime.now(datetime.UTC)
             own = {"attempt": self.attempt}
             self.outbox.document("runs", self.id, own, set={"state": state, "ended": ended})
-        _current.pop(id(self), None)
+        under_way.pop(id(self), None)
 
     def _describe(self) -> None:
         self.outbox.document(
             "runs",
             self.id,
             {},  # no upsert: a run that was deleted meanwhile is not made again, by half
-            set={"git": _git(), "env": environment(), "host": socket.gethostname()},
+            set={
+                "git": environment.git(),
+                "env": environment.packages(),
+                "host": socket.gethostname(),
+            },
         )
-
-
-def rank() -> int:
-    """The number of this process among those that train one model together."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return int(jax.process_index())
-    return 0
-
-
-def environment() -> dict[str, Any]:
-    """Versions of what computes: Python, Keras, its backend and the packages around them."""
-    import platform
-    from importlib import metadata
-
-    packages = {}
-    for name in ("keras_tl", "keras", "numpy", "jax", "tensorflow", "tensorflow-cpu", "torch"):
-        try:
-            packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cores": os.cpu_count(),
-        "keras": keras.__version__,
-        "backend": keras.backend.backend(),
-        "packages": packages,
-    }
-
-
-def _git() -> dict[str, Any] | None:
-    import hashlib
-
-    def git(*args: str) -> bytes:
-        return subprocess.run(
-            ["git", *args], capture_output=True, timeout=5, check=True, stdin=subprocess.DEVNULL
-        ).stdout
-
-    try:
-        diff = git("diff", "HEAD")
-        return {
-            "sha": git("rev-parse", "HEAD").decode().strip(),
-            "diff": hashlib.sha256(diff).hexdigest() if diff else None,
-        }
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def _integer(name: str, value: Any, bits: int) -> int:
@@ -272,50 +227,12 @@ def _depth(value: Any) -> int:
 
 
 # The run of a `fit` that is under way, by model: how callbacks made apart find one another.
-_current: dict[int, tuple[weakref.ref[keras.Model], Run]] = {}
-
-
-def join(member: object, trained: keras.Model, connection: Connection, **about: Any) -> Run:
-    """The run of the `fit` that trains this model; the first callback to ask makes it."""
-    for reference, run in list(_current.values()):
-        found = reference()
-        if found is None:
-            run.end("failed")  # an earlier `fit` that raised, and whose model is gone
-        elif found is trained and run.connection is connection:
-            if id(member) in run.members or run.started:
-                run.end("failed")  # an earlier `fit` that raised: nobody told its callbacks
-                break
-            run.members.add(id(member))
-            run.name = about.get("name") or run.name
-            run.model = about.get("model") or run.model
-            run.params.update(about.get("params") or {})
-            return run
-    run = Run(connection, **about)
-    run.members.add(id(member))
-    _current[id(run)] = (weakref.ref(trained), run)
-    return run
-
-
-def leave(member: object, run: Run, timeout: float) -> None:
-    """The callback is done; the last one ends the run and waits `timeout` s at most for MongoDB."""
-    run.members.discard(id(member))
-    if not run.members:
-        run.end()
-        run.outbox.flush(timeout)
-
+under_way: dict[int, tuple[weakref.ref[keras.Model], Run]] = {}
 
 # The runs of a forked process's parent are not its own to end.
-os.register_at_fork(after_in_child=_current.clear)
-
-
-def close(connection: Connection, timeout: float) -> None:
-    """End what is under way on a connection and close its outbox."""
-    for _, run in list(_current.values()):
-        if run.connection is connection:
-            run.end("failed")
-    close_outbox(connection, timeout)
+os.register_at_fork(after_in_child=under_way.clear)
 
 
 def _end_all() -> None:
-    for _, run in list(_current.values()):
+    for _, run in list(under_way.values()):
         run.end("failed")  # the process ends in the middle of a `fit`

@@ -2,40 +2,69 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import hashlib
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from pymongo.database import Database
 
+
+class Collection(NamedTuple):
+    """What a collection promises to those who read it."""
+
+    required: list[str] = []
+    indexes: list[tuple[list[tuple[str, int]], dict[str, Any]]] = []
+    options: dict[str, Any] = {}
+
+
 #: Raised when documents change so that older code would misread them.
 SCHEMA = 1
 
-# name: (required fields, [(index keys, unique)])
-COLLECTIONS: dict[str, tuple[list[str], list[tuple[list[tuple[str, int]], bool]]]] = {
-    "meta": ([], []),
-    "runs": (
+# Hyper-parameters and metrics of runs, under whatever names: sorted and compared by index.
+_WILDCARD = {
+    "wildcardProjection": {"params": 1, "tags": 1, "last": 1, "best": 1, "min": 1, "max": 1}
+}
+_ZSTD = {"wiredTiger": {"configString": "block_compressor=zstd"}}
+
+#: Fields that each document has, indexes as keys and options, and options of the collection.
+COLLECTIONS: dict[str, Collection] = {
+    "meta": Collection(),
+    "runs": Collection(
         ["name", "attempts", "state", "started"],
-        [([("model", 1), ("started", -1)], False), ([("started", -1)], False)],
+        [
+            ([("model", 1), ("started", -1)], {}),
+            ([("started", -1)], {}),
+            ([("state", 1)], {}),
+            ([("parent", 1), ("started", -1)], {"sparse": True}),
+            ([("$**", 1)], _WILDCARD),
+        ],
     ),
-    "events": (
+    "events": Collection(
         ["run", "attempt", "rank", "kind", "first_step", "last_step", "n", "checksum"],
-        [([("run", 1), ("kind", 1), ("first_step", 1)], False)],
+        [([("run", 1), ("kind", 1), ("first_step", 1)], {})],
+        {"storageEngine": _ZSTD},
     ),
-    "models": (["aliases", "rev"], []),
-    "versions": (
+    "orders": Collection(["run", "action", "values", "at"], [([("run", 1), ("_id", 1)], {})]),
+    "models": Collection(["aliases", "rev"]),
+    "versions": Collection(
         ["model", "version", "run", "attempt", "step", "tensors", "created"],
-        [([("model", 1), ("version", -1)], True), ([("run", 1), ("step", 1)], False)],
+        [
+            ([("model", 1), ("version", -1)], {"unique": True}),
+            ([("run", 1), ("step", 1)], {}),
+        ],
     ),
-    "transitions": (
+    "transitions": Collection(
         ["model", "alias", "version", "at"],
-        [([("model", 1), ("at", -1)], False)],
+        [([("model", 1), ("at", -1)], {})],
     ),
-    "blobs.files": (
+    "blobs.files": Collection(
         ["filename", "length", "chunkSize"],
-        [([("filename", 1)], True), ([("ref_at", 1)], False)],
+        [([("filename", 1)], {"unique": True}), ([("ref_at", 1)], {})],
     ),
-    "blobs.chunks": (["files_id", "n", "data"], [([("files_id", 1), ("n", 1)], True)]),
-    "leases": (["token"], []),
+    "blobs.chunks": Collection(
+        ["files_id", "n", "data"], [([("files_id", 1), ("n", 1)], {"unique": True})]
+    ),
+    "leases": Collection(["token"]),
 }
 
 
@@ -63,22 +92,22 @@ def ensure(db: Database[dict[str, Any]]) -> None:
             f"This store was written by a newer keras_tl (schema {found['n']}, this one knows "
             f"{SCHEMA}): upgrade keras_tl with `pip install -U keras_tl`."
         )
-    if found is None or found["n"] < SCHEMA or found.get("collections") != sorted(COLLECTIONS):
+    digest = hashlib.sha256(repr(COLLECTIONS).encode()).hexdigest()
+    if found is None or found["n"] < SCHEMA or found.get("digest") != digest:
         existing = set(db.list_collection_names())
-        for name, (required, indexes) in COLLECTIONS.items():
+        for name, (required, indexes, options) in COLLECTIONS.items():
             if name not in existing:
-                options: dict[str, Any] = {}
                 if required:
-                    options["validator"] = {"$jsonSchema": {"required": required}}
+                    options = {**options, "validator": {"$jsonSchema": {"required": required}}}
                 try:
                     db.create_collection(name, **options)
                 except (CollectionInvalid, OperationFailure):
                     if name not in db.list_collection_names():  # another process was faster
                         raise
-            for keys, unique in indexes:
-                db[name].create_index(keys, unique=unique)
+            for keys, about in indexes:
+                db[name].create_index(keys, **about)
         db["meta"].update_one(
             {"_id": "schema"},
-            {"$max": {"n": SCHEMA}, "$set": {"collections": sorted(COLLECTIONS)}},
+            {"$max": {"n": SCHEMA}, "$set": {"digest": digest}},
             upsert=True,
         )

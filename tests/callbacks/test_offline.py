@@ -414,7 +414,7 @@ def test_a_forked_process_ends_no_run_of_its_parent(connection: Connection) -> N
     pid = os.fork()
     if pid == 0:
         runs._end_all()  # what the end of the process does
-        os._exit(1 if runs._current else 0)
+        os._exit(1 if runs.under_way else 0)
     assert os.waitpid(pid, 0)[1] == 0
     assert not any("ended" in d["update"]["set"] for d in offline.documents(connection))
     logger.on_train_end()

@@ -19,7 +19,7 @@ from pymongo.errors import (
     WriteError,
 )
 
-from keras_tl.models import runs
+from keras_tl.models import current, runs
 from keras_tl.models.buckets import text
 from keras_tl.models.plain import plain
 from keras_tl.models.refused import permanent, refuse
@@ -32,7 +32,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("KERAS_TL_HOME", str(tmp_path))
     connection = Connection("mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=50")
     yield runs.Run(connection)
-    runs.close(connection, 0.0)
+    current.close(connection, 0.0)
 
 
 def journalled(run: Any, kind: int) -> list[bytes]:
@@ -75,7 +75,7 @@ def test_an_event_hides_secrets(run: Any) -> None:
 def test_a_run_goes_on_in_a_new_outbox_when_its_own_was_closed(run: Any) -> None:
     run.log(1, 0, 0, {"loss": 1.0})
     old = run.outbox
-    runs.close(run.connection, 0.0)
+    current.close(run.connection, 0.0)
     run.log(2, 0, 1, {"loss": 1.0})
     assert run.outbox is not old
     assert len(journalled(run, Kind.COLUMNS)) == len(journalled(run, Kind.ROW)) == 1
@@ -100,14 +100,14 @@ def test_a_forked_process_has_an_outbox_of_its_own(run: Any) -> None:
 
 def test_a_run_whose_model_is_gone_is_ended(run: Any) -> None:
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-    lost = runs.join(member := object(), model, run.connection)
+    lost = current.join(member := object(), model, run.connection)
     lost.start()
     del model
     gc.collect()
     keras.backend.clear_session()
     gc.collect()
     other = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-    assert runs.join(member, other, run.connection) is not lost
+    assert current.join(member, other, run.connection) is not lost
     last = json.loads([d for d in journalled(run, Kind.DOC) if json.loads(d)["id"] == lost.id][-1])
     assert last["update"]["set"]["state"] == "failed"
 
