@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -33,16 +33,35 @@ def claim(connection: Connection, key: str) -> tuple[Mapping[str, Any] | None, A
     return (version, stream) if stream is not None else (None, None)
 
 
-def restore(connection: Connection, version: Mapping[str, Any], model: keras.Model) -> None:
+def restore(
+    connection: Connection,
+    version: Mapping[str, Any],
+    model: keras.Model,
+    *,
+    roles: Sequence[str] = state.ROLES[:-1],
+    match: str | Sequence[str] | None = None,
+) -> None:
     """Put weights, optimizer and seeds of a version into the model.
 
+    Args:
+        connection: where the version is kept.
+        version: its document.
+        model: the model; it is built if it is not and the version says how.
+        roles: which of `state.ROLES` to restore.
+        match: glob or globs on paths of tensors (`"head/*"`): only these are read and restored.
+
     Raises:
-        ValueError: if the model is not the one that was stored, or a tensor is damaged.
+        ValueError: if the model is not the one that was stored, has nothing that `match` names,
+            or a tensor is damaged.
     """
+    roles = tuple(roles)
+    unknown = set(roles) - set(state.ROLES)
+    if unknown or not roles:
+        raise ValueError(f"`roles` must be some of {state.ROLES}. Received: {roles}")
     if not model.built:
         _build(connection, version, model)
-    roles = state.ROLES[:-1]
-    state.restore(model, versions.read(connection.db, version, roles), roles)
+    tensors = versions.read(connection.db, version, roles, match)
+    state.restore(model, tensors, roles, match)
 
 
 def restore_metrics(

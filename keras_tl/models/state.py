@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import keras
@@ -80,6 +81,7 @@ def restore(
     model: keras.Model,
     tensors: Iterable[tuple[Mapping[str, Any], np.ndarray]],
     roles: Iterable[str] = ROLES[:4],
+    match: str | Sequence[str] | None = None,
 ) -> None:
     """Assign stored tensors to the model's variables of the given roles.
 
@@ -90,24 +92,58 @@ def restore(
         model: a built model; its optimizer is built if it is not.
         tensors: pairs of a manifest entry (`path`, `role`) and its array.
         roles: which roles to restore.
+        match: glob or globs on paths: only these are restored, found by path alone, and what the
+            model does not have of them is left out.
 
     Raises:
-        ValueError: if the model is not the one that was stored.
+        ValueError: if the model is not the one that was stored, or has nothing that `match` names.
     """
     roles = set(roles)
     if "optimizer" in roles:
         _build_optimizer(model)
+    chosen = matcher(match)
     stored: dict[str, list[tuple[str, np.ndarray]]] = {role: [] for role in roles}
     for entry, array in tensors:
-        if entry["role"] in roles:
+        if entry["role"] in roles and chosen(entry["path"]):
             stored[entry["role"]].append((entry["path"], array))
     wanted: dict[str, list[keras.Variable]] = {role: [] for role in roles}
     for role, variable in variables(model):
         if role in roles:
             wanted[role].append(variable)
-    pairs = [pair for role in ROLES if stored.get(role) for pair in _match(role, stored, wanted)]
-    for variable, array in pairs:  # only once all of them fit
+    find = _pair if match is None else _common
+    pairs = [
+        pair
+        for role in ROLES
+        if stored.get(role)
+        for pair in find(role, stored[role], wanted[role])
+    ]
+    if match is not None and not pairs:
+        raise ValueError(
+            "`match` must name tensors that the version holds and `model` has. "
+            f"Received: match={match!r}"
+        )
+    _check_shapes(pairs)
+    for _, variable, array in pairs:  # only once all of them fit
         variable.assign(array)
+
+
+def matcher(match: str | Sequence[str] | None) -> Callable[[str], bool]:
+    """Tells of a path whether one of the globs names it; `None` names all.
+
+    Raises:
+        ValueError: if `match` holds something else than strings.
+
+    Example:
+
+    >>> [path for path in ("head/kernel", "body/kernel") if matcher("head/*")(path)]
+    ['head/kernel']
+    """
+    if match is None:
+        return lambda path: True
+    globs = [match] if isinstance(match, str) else list(match)
+    if not globs or not all(isinstance(glob, str) for glob in globs):
+        raise ValueError(f"`match` must be a glob or a list of globs. Received: {match!r}")
+    return lambda path: any(fnmatchcase(path, glob) for glob in globs)
 
 
 def _build_optimizer(model: keras.Model) -> None:
@@ -116,26 +152,31 @@ def _build_optimizer(model: keras.Model) -> None:
         optimizer.build(model.trainable_variables)
 
 
-def _match(
-    role: str,
-    stored: Mapping[str, list[tuple[str, np.ndarray]]],
-    wanted: Mapping[str, list[keras.Variable]],
-) -> list[tuple[keras.Variable, np.ndarray]]:
-    have, want = stored[role], wanted[role]
+def _pair(
+    role: str, have: Sequence[tuple[str, np.ndarray]], want: Sequence[keras.Variable]
+) -> list[tuple[str, keras.Variable, np.ndarray]]:
     by_path = dict(have)
-    if len(have) == len(want) == len(by_path) and all(v.path in by_path for v in want):
-        pairs = [(v, by_path[v.path]) for v in want]
-    elif len(have) == len(want):
-        pairs = [(v, array) for v, (_, array) in zip(want, have, strict=True)]
-    else:
+    if len(have) != len(want):
         raise ValueError(
             f"`model` must have the {len(have)} {role} variables that were stored. "
             f"Received: a model with {len(want)}"
         )
-    for variable, array in pairs:
+    if len(by_path) == len(want) and all(v.path in by_path for v in want):
+        return [(role, v, by_path[v.path]) for v in want]
+    return [(role, v, array) for v, (_, array) in zip(want, have, strict=True)]
+
+
+def _common(
+    role: str, have: Sequence[tuple[str, np.ndarray]], want: Sequence[keras.Variable]
+) -> list[tuple[str, keras.Variable, np.ndarray]]:
+    by_path = dict(have)
+    return [(role, v, by_path[v.path]) for v in want if v.path in by_path]
+
+
+def _check_shapes(pairs: Iterable[tuple[str, keras.Variable, np.ndarray]]) -> None:
+    for role, variable, array in pairs:
         if tuple(variable.shape) != array.shape:
             raise ValueError(
                 f"`model` must have the stored shape {array.shape} for {variable.path} ({role}). "
                 f"Received: {tuple(variable.shape)}"
             )
-    return pairs

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_tl.models import state
 from keras_tl.models.buckets import key
 from keras_tl.storage import hooks, tensors
 from keras_tl.storage.blobs import Blobs
@@ -219,14 +220,22 @@ def entries(db: Database[dict[str, Any]], document: Mapping[str, Any]) -> list[d
 
 
 def read(
-    db: Database[dict[str, Any]], document: Mapping[str, Any], roles: tuple[str, ...] | None = None
+    db: Database[dict[str, Any]],
+    document: Mapping[str, Any],
+    roles: tuple[str, ...] | None = None,
+    match: str | Sequence[str] | None = None,
 ) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
     """A version's tensors with their manifest entries, each checked against its hash.
 
     Raises:
         ValueError: if a blob is corrupt, naming the tensor.
     """
-    wanted = [e for e in entries(db, document) if roles is None or e["role"] in roles]
+    chosen = state.matcher(match)
+    wanted = [
+        e
+        for e in entries(db, document)
+        if (roles is None or e["role"] in roles) and chosen(e["path"])
+    ]
     blobs = Blobs(db)
     while wanted:
         group: list[dict[str, Any]] = []
