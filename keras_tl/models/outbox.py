@@ -12,6 +12,7 @@ import time
 import uuid
 from typing import Any
 
+from keras_tl.models import liveness, orders
 from keras_tl.models.courier import Courier, end_session
 from keras_tl.models.uploader import Uploader, Verify
 from keras_tl.storage.connection import Connection
@@ -22,6 +23,7 @@ log = logging.getLogger("keras_tl")
 
 _INTERVAL = 0.5  # s between looks at the journal
 _HEARTBEAT = 5.0  # s
+_UNAUTHORIZED = 13  # a code of the server
 
 
 class Outbox:
@@ -54,7 +56,10 @@ class Outbox:
         self.uploader = Uploader(connection, self.journal)
         self._courier = Courier(self.journal)
         self._columns: dict[tuple[Any, ...], int] = {}
-        self._beats: dict[str, dict[str, Any]] = {}
+        self._beats: dict[str, tuple[str, str]] = {}  # attempt and state, by run
+        self._beaten = -_HEARTBEAT
+        self._inboxes: dict[str, orders.Inbox] = {}
+        self._over: list[orders.Inbox] = []
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._served = threading.Condition()
@@ -111,13 +116,24 @@ class Outbox:
         self.append(Kind.DOC, json_util.dumps(about).encode())
         self._wake.set()
 
-    def beat(self, run: str, attempt: str | None) -> None:
-        """Keep the run's heartbeat going, or stop it (`attempt=None`)."""
+    def beat(self, run: str, attempt: str | None, state: str = "running") -> None:
+        """Keep the run's heartbeat going, or stop it with its orders (`attempt=None`)."""
         with self._lock:
-            if attempt is None:
-                self._beats.pop(run, None)
-            else:
-                self._beats[run] = {"_id": run, "attempt": attempt}
+            if attempt is not None:
+                self._beats[run] = (attempt, state)
+                return
+            self._beats.pop(run, None)
+            inbox = self._inboxes.pop(run, None)
+            if inbox is not None:
+                self._over.append(inbox)
+        if inbox is not None:
+            inbox.close()
+
+    def listen(self, inbox: orders.Inbox) -> None:
+        """Fill this inbox until its run's heartbeat stops."""
+        with self._lock:
+            self._inboxes[inbox.run] = inbox
+        self._wake.set()
 
     def warn(self, topic: str, message: str, *args: Any) -> None:
         """Say something once."""
@@ -154,6 +170,10 @@ class Outbox:
         done = self.flush(min(timeout, 0.5) if self._late else timeout)
         self._closing = True
         self._wake.set()
+        with self._lock:
+            inboxes = list(self._inboxes.values())
+        for inbox in inboxes:
+            inbox.close()
         self.uploader.close()
         self._thread.join(1.0)
         if self.journal.dropped:
@@ -161,21 +181,23 @@ class Outbox:
         self.journal.close(delete=done and not self._thread.is_alive())
 
     def _work(self) -> None:
-        delay, beaten = _INTERVAL, 0.0
+        delay = _INTERVAL
         while not self._closing:
             self._wake.wait(delay)
             self._wake.clear()
             try:
                 ticket = self._asked
+                with self._lock:
+                    over = list(self._over)
                 db = self.connection.db
-                while not self._closing and self._courier.send(db):
-                    pass
+                more = True
+                while more and not self._closing:
+                    more = self._courier.send(db)
+                    self._attend(db)  # also while much is sent that an outage held back
                 if self._closing:
                     return
                 self._compact()
-                if time.monotonic() - beaten > _HEARTBEAT:
-                    self._heartbeat(db)
-                    beaten = time.monotonic()
+                self._refuse_left(db, over)
                 self._say_back()
                 delay = _INTERVAL
                 with self._served:
@@ -193,11 +215,30 @@ class Outbox:
         except OSError as error:  # the old file is as good, only longer
             self.warn("compact", "The journal cannot be made shorter: %s", error)
 
-    def _heartbeat(self, db: Any) -> None:
+    def _attend(self, db: Any) -> None:
+        """Keep the runs under way alive, and ask for orders to them."""
+        from pymongo.errors import OperationFailure
+
         with self._lock:
-            beats = list(self._beats.values())
-        for run in beats:
-            db["runs"].update_one(run, [{"$set": {"heartbeat": "$$NOW"}}])
+            beats, inboxes = dict(self._beats), list(self._inboxes.values())
+        if time.monotonic() - self._beaten >= _HEARTBEAT:
+            for run, (attempt, state) in beats.items():
+                liveness.beat(db, run, attempt, state)
+            self._beaten = time.monotonic()
+        for inbox in inboxes:
+            try:
+                inbox.fetch(db)
+            except OperationFailure as error:  # no right to read them: events go on
+                if error.code != _UNAUTHORIZED:
+                    raise
+                self.warn("orders", "The run takes no orders: %s", error)
+
+    def _refuse_left(self, db: Any, over: list[orders.Inbox]) -> None:
+        # `over` was read before the journal was sent, which says what these runs have taken.
+        for inbox in over:
+            orders.refuse_left(db, inbox.run, inbox.attempt)
+            with self._lock:
+                self._over.remove(inbox)
 
     def say_away(self, error: Exception) -> None:
         """Log once that the server does not answer."""

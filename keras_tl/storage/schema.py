@@ -44,7 +44,7 @@ COLLECTIONS: dict[str, Collection] = {
         [([("run", 1), ("kind", 1), ("first_step", 1)], {})],
         {"storageEngine": _ZSTD},
     ),
-    "orders": Collection(["run", "action", "values", "at"], [([("run", 1), ("_id", 1)], {})]),
+    "orders": Collection(["run", "action", "values", "at"], [([("run", 1), ("state", 1)], {})]),
     "models": Collection(["aliases", "rev"]),
     "versions": Collection(
         ["model", "version", "run", "attempt", "step", "tensors", "created"],
