@@ -270,12 +270,15 @@ class Blobs:
             matched += self._files.update_many(query, update, session=session).matched_count
         return matched == len(wanted)
 
-    def gc(self, live: Callable[[set[str]], set[str]], grace: float) -> dict[str, int]:
+    def gc(
+        self, live: Callable[[set[str]], set[str]], grace: float, dry_run: bool = False
+    ) -> dict[str, int]:
         """Deletes what nothing refers to, and what killed uploads left. Safe beside savers.
 
         Args:
             live: Given names, returns those that something refers to, as of now.
             grace: Seconds that anything young is spared; over `UPLOAD_LIMIT` where savers run.
+            dry_run: Count and delete nothing.
 
         Returns:
             `deleted` blobs, their `bytes`, and `orphans`: uploads without a files document.
@@ -294,12 +297,12 @@ class Blobs:
         old = self._files.find(
             {"ref_at": {"$lt": horizon}}, {"filename": 1, "ref_at": 1, "length": 1}
         )
-        for files in _batches(old, 1000):
+        for files in _batches(old, 50_000):  # `live` may look at everything, each time
             used = live({file["filename"] for file in files})
-            dead = [file for file in files if file["filename"] not in used]
-            for file in self._delete_files(dead):
-                done["deleted"] += 1
-                done["bytes"] += file["length"]
+            for dead in _batches((f for f in files if f["filename"] not in used), 1000):
+                for file in dead if dry_run else self._delete_files(dead):
+                    done["deleted"] += 1
+                    done["bytes"] += file["length"]
 
         # An upload's id holds the server's time of its start.
         before = ObjectId.from_datetime(horizon)
@@ -320,7 +323,8 @@ class Blobs:
             allowDiskUse=True,
         )
         for batch in _batches((orphan["_id"] for orphan in orphans), 1000):
-            self._delete_chunks(batch)
+            if not dry_run:
+                self._delete_chunks(batch)
             done["orphans"] += len(batch)
         return done
 
