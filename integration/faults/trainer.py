@@ -101,7 +101,7 @@ class Mutant:
         real = courier.Courier._write
 
         def write(self: Any, db: Any, records: Any) -> None:
-            self.journal.append(Kind.SENT, b"%d" % records[-1][0])
+            self.journal.append(Kind.SENT, b"%d" % self._again[1])
             hooks.phase("chunk-acknowledged")
             real(self, db, records)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_tl.models.buckets import buckets
+from keras_tl.models.buckets import Packed, buckets
 from keras_tl.models.refused import permanent, refuse
 from keras_tl.storage import hooks
 from keras_tl.storage.journal import DATA, Journal, Kind
@@ -22,7 +22,7 @@ from keras_tl.storage.journal import DATA, Journal, Kind
 if TYPE_CHECKING:
     from pymongo.database import Database
 
-_CHUNK, _CHUNK_BYTES = 20_000, 8 << 20  # records, and bytes of them
+_CHUNK, _CHUNK_BYTES = 100_000, 8 << 20  # records, and bytes of them
 # Names of metrics that grow as a model gets better, where Keras' own object is not at hand.
 _GREATER_IS_BETTER = ("acc", "auc", "precision", "recall", "f1", "iou", "dice", "r2", "top_k")
 _COMPACT = 4 << 20  # bytes already sent
@@ -69,27 +69,34 @@ class Courier:
         Raises:
             pymongo.errors.PyMongoError: if the server does not take it; nothing is lost by that.
         """
-        records: list[tuple[int, int, bytes]] = []
-        position, number, more, size = self._position, self._next, False, 0
-        for record in self.journal.read(position):
-            if record.kind == Kind.COLUMNS:
-                about = record.json()
+        records: list[Packed] = []
+        position, number, more, taken, size = self._position, self._next, False, 0, 0
+        for block in self.journal.blocks(position):
+            if block.kind == Kind.COLUMNS:
+                about = json.loads(next(block.payloads()))
                 self.columns[about["id"]] = about
-            elif record.kind == Kind.SESSION:
-                self.session = record.payload.decode()
-            elif record.kind in DATA:
-                if number > self._sent:
-                    records.append((number, record.kind, record.payload))
-                    size += len(record.payload)
-                number += 1
-            position = record.end
-            # What was named before is sent again with the same bounds, or it would be doubled.
-            full = len(records) >= _CHUNK or size >= _CHUNK_BYTES
-            more = full if self._again is None else number > self._again[1]
+            elif block.kind == Kind.SESSION:
+                self.session = next(block.payloads()).decode()
+            elif block.kind in DATA:
+                sent = min(max(self._sent + 1 - number, 0), block.n)
+                # What was named before is sent again with the same bounds, or it would be doubled.
+                if self._again is None:
+                    room = sent + max(min(_CHUNK - taken, (_CHUNK_BYTES - size) // block.stride), 1)
+                else:
+                    room = self._again[1] + 1 - number
+                more = room <= block.n
+                block = block.first(min(room, block.n))
+                if block.n > sent:
+                    rows = block.kind == Kind.ROW
+                    payload = block.rows()[sent:] if rows else next(block.payloads())
+                    records.append((number + sent, block.kind, payload))
+                    taken, size = taken + block.n - sent, size + block.n * block.stride
+                number += block.n
+            position = block.end
             if more:
                 break
         if records:
-            bounds = (records[0][0], records[-1][0])
+            bounds = (records[0][0], number - 1)
             if self._again is None:
                 self.journal.append(Kind.CHUNK, b"[%d,%d]" % bounds)
                 self._again = bounds
@@ -98,7 +105,7 @@ class Courier:
             hooks.phase("chunk-written")
             self.journal.append(Kind.SENT, b"%d" % bounds[1])
             self._sent = bounds[1]
-            self.sent += len(records)
+            self.sent += taken
         self._again = None
         self._position, self._next = position, number
         return more
@@ -113,22 +120,23 @@ class Courier:
             keep.append((Kind.SESSION, self.session.encode()))
         self._position = self.journal.rewrite({"base": self._next}, keep, self._position)
 
-    def _write(self, db: Database[dict[str, Any]], records: list[tuple[int, int, bytes]]) -> None:
+    def _write(self, db: Database[dict[str, Any]], records: list[Packed]) -> None:
         rows = []
         for record in records:
             if record[1] != Kind.DOC:
                 rows.append(record)
                 continue
             try:
-                _upsert(db, record[2])
+                _upsert(db, bytes(record[2]))
             except Exception as error:
-                self._refuse(*record[1:], error)
+                self._refuse(Kind.DOC, bytes(record[2]), error)
         try:
             documents = buckets(rows, self.columns)
         except Exception as error:
             if not permanent(error):
                 raise
-            documents = buckets([row for row in rows if self._fits(row)], self.columns)
+            single = [row for record in rows for row in _single(record)]
+            documents = buckets([row for row in single if self._fits(row)], self.columns)
         if not documents:
             return
         try:
@@ -137,7 +145,10 @@ class Courier:
             if not permanent(error):
                 raise
             documents = [document for document in documents if self._inserted(db, document)]
+        newest = {(d["run"], d["kind"], *d.get("columns", ())): d["_id"] for d in documents}
         for document in documents:
+            if document["kind"] == "batch" and document["_id"] not in newest.values():
+                continue  # of batches only the newest values are kept on the run
             try:
                 _summarise(db, document)
             except Exception as error:  # the rows themselves are stored
@@ -145,11 +156,11 @@ class Courier:
                     raise
                 log.debug("A run has no summary of %s", document["_id"], exc_info=True)
 
-    def _fits(self, row: tuple[int, int, bytes]) -> bool:
+    def _fits(self, row: Packed) -> bool:
         try:
             buckets([row], self.columns)
         except Exception as error:
-            self._refuse(*row[1:], error)
+            self._refuse(row[1], bytes(row[2]), error)
             return False
         return True
 
@@ -177,6 +188,14 @@ class Courier:
                 str(error)[:300],
                 self.journal.path.with_suffix(".refused"),
             )
+
+
+def _single(record: Packed) -> list[Packed]:
+    """The rows that came as one record, each as its own."""
+    number, kind, payload = record
+    if isinstance(payload, bytes):
+        return [record]
+    return [(number + i, kind, row.tobytes()) for i, row in enumerate(payload)]
 
 
 def end_session(db: Database[dict[str, Any]], session: str) -> None:
@@ -246,6 +265,11 @@ def _summarise(db: Database[dict[str, Any]], document: dict[str, Any]) -> None:
         steps = np.frombuffer(document["index"]["step"], "<i8")
         best = {name: _best(name, column, steps) for name, column in columns.items()}
         found = {f"best.{name}": value for name, value in best.items() if value is not None}
+        for name, column in columns.items():
+            finite = column[np.isfinite(column)]
+            if len(finite):
+                found[f"min.{name}"] = {"$min": [f"$min.{name}", float(finite.min())]}
+                found[f"max.{name}"] = {"$max": [f"$max.{name}", float(finite.max())]}
         if found:
             db["runs"].update_one({"_id": document["run"]}, [{"$set": found}])
 
