@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_tl.callbacks import states
+from keras_tl.callbacks import orders, states
 from keras_tl.models import current, environment, runs
 from keras_tl.storage.connection import connect
 
@@ -34,6 +34,10 @@ class MongoLogger(keras.callbacks.Callback):
         params: hyper-parameters and tags to keep with the run; values under keys that look
             like a secret are not kept.
         log_batches: whether to log each batch, beside each epoch.
+        takes_orders: whether the run can be told what to do while it trains, by
+            `hub.runs[id].set(learning_rate=...)`, `pause()`, `resume()` and `stop()`, or by
+            `keras-tl runs set ID learning_rate=...`. They reach the next training step within
+            about a second.
         async_safe: whether Keras may call it without waiting; `None`: yes on an accelerator,
             where it pays.
         flush_timeout: how long the end of `fit` waits for MongoDB at most, in s.
@@ -54,6 +58,7 @@ class MongoLogger(keras.callbacks.Callback):
         params: Mapping[str, Any] | None = None,
         *,
         log_batches: bool = True,
+        takes_orders: bool = True,
         async_safe: bool | None = None,
         flush_timeout: float = 10.0,
     ) -> None:
@@ -62,11 +67,14 @@ class MongoLogger(keras.callbacks.Callback):
         self.name = run
         self.config = dict(params or {})
         self.log_batches = log_batches
+        self.takes_orders = takes_orders
         self.async_safe = _on_accelerator() if async_safe is None else async_safe
         self.flush_timeout = flush_timeout
         self._run: runs.Run | None = None
         self._epoch = self._first_step = self._first_batch = self._steps = 0
         self._per_execution, self._active, self._updates = 1, True, 0
+        self._orders: orders.Orders | None = None
+        self._inbox = orders.NONE
 
     @property
     def run(self) -> runs.Run:
@@ -94,6 +102,7 @@ class MongoLogger(keras.callbacks.Callback):
         self._per_execution = self.model.steps_per_execution
         if self._epoch < 0:
             self._first_step, self._first_batch = self.run.start_step, self.run.start_batch
+            self._listen()
         else:
             self._first_step, self._first_batch = self._first_step + self._steps, 0
         self._epoch, self._steps = epoch, 0
@@ -102,6 +111,10 @@ class MongoLogger(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         # Main thread, in order: the only hook that tells how many steps an epoch had.
         self._steps = batch + self._per_execution
+        if self._inbox.waiting:
+            self._orders.obey(  # type: ignore[union-attr]
+                self.model, self._first_step + batch + 1, self._epoch
+            )
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         # Several threads, out of order, and nothing of `self.model` may be touched. The epoch
@@ -116,6 +129,12 @@ class MongoLogger(keras.callbacks.Callback):
         if logs and self._active:
             step = self._first_step + self._steps
             self.run.log(step, epoch, self._first_batch + self._steps - 1, logs, kind="epoch")
+
+    def _listen(self) -> None:
+        self._orders, self._inbox = None, orders.NONE
+        if self.takes_orders and self._active:
+            self._orders = orders.Orders(self.run)
+            self._inbox = self._orders.inbox
 
     def on_train_end(self, logs: Any = None) -> None:
         current.leave(self, self.run, self.flush_timeout)

@@ -198,9 +198,10 @@ def _value(name: Any, value: Any) -> int | float | bool:
         value = value.item()
     if isinstance(value, bool):
         return value
-    if isinstance(value, numbers.Integral) and -(1 << 63) <= value < 1 << 63:
-        return int(value)
-    if isinstance(value, numbers.Real) and math.isfinite(value):
+    if isinstance(value, int):
+        if -(1 << 63) <= value < 1 << 63:
+            return value
+    elif isinstance(value, numbers.Real) and math.isfinite(value):
         return float(value)
     raise ValueError(f"`values` must be finite numbers of 64 bits. Received: {name}={value!r}")
 

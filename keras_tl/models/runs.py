@@ -60,6 +60,7 @@ class Run:
         self.began = time.time()
         self.start_step = self.start_batch = 0
         self.started = False
+        self.outcome = "finished"  # the state that a `fit` ends in which nobody cut short
         self.members: set[int] = set()
         self._layouts: dict[tuple[str, ...], tuple[int, Any]] = {}
         self._outbox: Outbox | None = None
@@ -103,7 +104,8 @@ class Run:
             self.outbox.document("runs", self.id, set=now, setOnInsert=first)
             # The journal of an earlier attempt may be sent when a later one is long over.
             later = {"number": {"$not": {"$gt": self.number}}}
-            self.outbox.document("runs", self.id, later, set=state)
+            heard = {"heartbeat": True}  # by the server's clock, from the first moment on
+            self.outbox.document("runs", self.id, later, set=state, currentDate=heard)
             if self.params or config:
                 params = plain({**dict(config or {}), **self.params})
                 self.outbox.document("runs", self.id, later, set={"params": params})
@@ -187,15 +189,17 @@ class Run:
         payload = json.dumps({**about, "values": plain(values, "", buckets.text)})
         self.outbox.append(Kind.EVENT, payload.encode())
 
-    def end(self, state: str = "finished") -> None:
-        """Say that the run is over: `finished`, `failed` or `stopped`."""
+    def end(self, state: str | None = None) -> None:
+        """Say that the run is over: `finished`, `failed` or `stopped`; default: its `outcome`."""
         if self.started and self.rank == 0:
             if self._describing is not None:
                 self._describing.join(2.0)  # a short run is described, too
             self.outbox.beat(self.id, None)
             ended = datetime.datetime.now(datetime.UTC)
             own = {"attempt": self.attempt}
-            self.outbox.document("runs", self.id, own, set={"state": state, "ended": ended})
+            self.outbox.document(
+                "runs", self.id, own, set={"state": state or self.outcome, "ended": ended}
+            )
         under_way.pop(id(self), None)
 
     def _describe(self) -> None:
