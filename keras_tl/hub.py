@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import keras
 
     from keras_tl.models.history import Runs
-    from keras_tl.models.registry import Models
+    from keras_tl.models.catalog import Models
     from keras_tl.services import Stack
     from keras_tl.streams import Producer, Stream
 
@@ -105,7 +105,7 @@ class Hub:
     @property
     def models(self) -> Models:
         """The models of the project and their versions: `hub.models["digits"].load()`."""
-        from keras_tl.models.registry import Models
+        from keras_tl.models.catalog import Models
 
         return Models(self.connection)
 

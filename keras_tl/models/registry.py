@@ -1,113 +1,70 @@
-"""`hub.models`: the models of a project and their versions."""
+"""`hub.models["digits"]`: the versions of a model."""
 
 from __future__ import annotations
 
-import datetime
+import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_tl.models import resuming, state, versions
-from keras_tl.models.buckets import name
-from keras_tl.models.outbox import outbox
+from keras_tl.models import (
+    aliases,
+    differences,
+    interchange,
+    lineage,
+    resuming,
+    retention,
+    state,
+    versions,
+)
+from keras_tl.models.lineage import Lineage
 from keras_tl.models.plain import plain
+from keras_tl.models.retention import Keep
+from keras_tl.models.selection import Reference, Version
 from keras_tl.storage.blobs import Blobs
-from keras_tl.storage.connection import Connection
 
 
-class Version:
-    """One version of a model, as a document: all of it is there, or it would not be.
-
-    Attributes:
-        number: 1, 2, ... in the order of commits.
-        step: batches trained when it was taken.
-        metrics: values of the metrics then.
-        parent: number of the version before it on its chain, or `None`.
-        cursor: offsets of the stream it was trained on, or `None`.
-    """
-
-    def __init__(self, document: Mapping[str, Any]) -> None:
-        self.document = document
-        self.number: int = document["version"]
-        self.step: int = document["step"]
-        self.epoch: int = document["epoch"]
-        self.metrics: dict[str, float] = {name(k): v for k, v in document["metrics"].items()}
-        self.parent: int | None = document["parent"]
-        self.cursor: dict[str, Any] | None = document["cursor"]
-        self.run: str = document["run"]
-        self.created: datetime.datetime = document["created"]
-
-    def __repr__(self) -> str:
-        return f"Version({self.document['model']!r}, {self.number}, step={self.step})"
-
-
-class Versions:
+class Versions(aliases.Aliases):
     """The versions of one model: `hub.models["digits"]`.
+
+    Wherever a `version` is asked for, it is a number, an alias, a `Version`, or
+    `best("val_loss", mode="min")`.
 
     Args:
         connection: where they are kept.
         key: the model's key.
     """
 
-    def __init__(self, connection: Connection, key: str) -> None:
-        self.connection = connection
-        self.key = key
-
-    def __repr__(self) -> str:
-        return f"Versions({self.key!r})"
-
-    def __iter__(self) -> Iterator[Version]:
-        """The versions, newest first."""
-        for document in self._collection.find({"model": self.key}).sort("version", -1):
-            yield Version(document)
-
-    def __len__(self) -> int:
-        return int(self._collection.count_documents({"model": self.key}))
-
-    @property
-    def _collection(self) -> Any:
-        return self.connection.db["versions"]
-
-    @property
-    def aliases(self) -> dict[str, int]:
-        """Names of versions: `latest`, `best`."""
-        found = self.connection.db["models"].find_one({"_id": self.key})
-        return dict(found["aliases"]) if found else {}
-
-    def version(self, version: int | str = "latest") -> Version:
-        """One version, by number or alias.
-
-        Raises:
-            KeyError: if there is none.
-        """
-        number = self.aliases.get(version) if isinstance(version, str) else version
-        found = self._collection.find_one({"model": self.key, "version": number})
-        if found is None:
-            raise KeyError(
-                f"`version` must be one of the model {self.key!r}. Received: {version!r}"
-            )
-        return Version(found)
-
-    def chain(self, version: int | str = "latest") -> list[Version]:
-        """A version and those it was trained from, newest first.
-
-        Every record of a stream is trained once on such a chain.
-        """
-        found = [self.version(version)]
-        while found[-1].parent is not None:
-            found.append(self.version(found[-1].parent))
-        return found
-
-    def load(self, version: int | str = "latest") -> keras.Model:
+    def load(
+        self,
+        version: Reference = "latest",
+        *,
+        match: str | Sequence[str] | None = None,
+        roles: Sequence[str] | None = None,
+    ) -> keras.Model:
         """The model as it was, built and compiled, without running code from the store.
 
+        Args:
+            version: which one.
+            match: glob or globs on paths of tensors: only these are read, others are as the model
+                initialises them.
+            roles: some of `trainable`, `non_trainable`, `seed`, `optimizer`: only these are read.
+                Default: all.
+
         Raises:
-            KeyError: if there is no such version.
-            ValueError: if Keras refuses its config or a tensor is damaged.
+            KeyError: if there is no such version, or it was deleted.
+            ValueError: if Keras refuses its config, a tensor is damaged, or `match` or `roles`
+                names none.
+
+        Example:
+
+        ```python
+        model = hub.models["digits"].load("prod", roles=("trainable", "non_trainable"))
+        ```
         """
         document = self.version(version).document
         if document["config"] is None:
@@ -116,32 +73,79 @@ class Versions:
                 "build the model and use `restore_into`. Received: a version without one"
             )
         model = state.revive(Blobs(self.connection.db).get(document["config"]).decode())
-        resuming.restore(self.connection, document, model)
+        self._restore(document, model, match, roles)
         return model
 
-    def restore_into(self, model: keras.Model, version: int | str = "latest") -> Version:
+    def restore_into(
+        self,
+        model: keras.Model,
+        version: Reference = "latest",
+        *,
+        match: str | Sequence[str] | None = None,
+        roles: Sequence[str] | None = None,
+    ) -> Version:
         """Put weights, optimizer and seeds of a version into a model of the same making.
 
+        Args:
+            model: the model.
+            version: which one.
+            match: as for `load`; other tensors of the model stay as they are.
+            roles: as for `load`.
+
         Raises:
-            KeyError: if there is no such version.
-            ValueError: if the model is another one, or a tensor is damaged.
+            KeyError: if there is no such version, or it was deleted.
+            ValueError: if the model is another one, a tensor is damaged, or `match` or `roles`
+                names none.
         """
         found = self.version(version)
-        resuming.restore(self.connection, found.document, model)
+        self._restore(found.document, model, match, roles)
         return found
+
+    def _restore(
+        self,
+        document: Mapping[str, Any],
+        model: keras.Model,
+        match: str | Sequence[str] | None,
+        roles: Sequence[str] | None,
+    ) -> None:
+        chosen = state.ROLES[:-1] if roles is None else tuple(roles)
+        resuming.restore(self.connection, document, model, roles=chosen, match=match)
 
     def save(
         self,
         model: keras.Model,
         metrics: Mapping[str, float] | None = None,
         tags: Mapping[str, Any] | None = None,
+        *,
+        alias: str | None = None,
     ) -> Version:
         """Save a model now, outside of `fit`, and wait until it is committed.
 
+        Args:
+            model: a built model.
+            metrics: numbers to find it by.
+            tags: strings and numbers to find it by.
+            alias: a name to promote it to, once it is committed.
+
         Raises:
             pymongo.errors.PyMongoError: if the server does not take it.
+            ValueError: if `alias` is no name for an alias.
         """
-        manifest, bundle = state.capture(model)
+        if alias is not None:
+            aliases.check(alias)
+        saved = self._commit(model, *state.capture(model), metrics, tags)
+        if alias is not None:
+            self.promote(alias, saved)
+        return saved
+
+    def _commit(
+        self,
+        model: keras.Model,
+        manifest: list[dict[str, Any]],
+        bundle: dict[str, np.ndarray],
+        metrics: Mapping[str, float] | None,
+        tags: Mapping[str, Any] | None,
+    ) -> Version:
         config = state.describe(model)
         if config is not None:
             bundle[versions.CONFIG] = np.frombuffer(config.encode(), np.uint8)
@@ -152,34 +156,143 @@ class Versions:
             **{"number": 0, "began": time.time(), "base": self.aliases.get("latest")},
             "step": int(keras.ops.convert_to_numpy(optimizer.iterations)) if optimizer else 0,
             **{"epoch": 0, "batch": 0, "manifest": manifest, "callbacks": [], "cursor": None},
-            **{"metrics": dict(metrics or {}), "best": None},
+            **{"metrics": {k: float(v) for k, v in (metrics or {}).items()}, "best": None},
             "tags": {name: plain(value, name) for name, value in (tags or {}).items()},
         }
         return Version(versions.commit(self.connection.db, about, bundle))
 
+    def follow(self, after: int | None = None) -> Iterator[Version]:
+        """Each version as it is committed, for ever: to serve or to evaluate the newest.
 
-class Models:
-    """The models of a project: `hub.models`.
+        Args:
+            after: number of the last version that is known. Default: only new ones.
+        """
+        from keras_tl.models import follow
 
-    Args:
-        connection: where they are kept.
-    """
+        return map(Version, follow.follow(self.connection, self.key, after))
 
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
+    def lineage(self, version: Reference = "latest") -> Lineage:
+        """Where a version comes from: run, code, environment, parents and data; also deleted ones.
 
-    def __getitem__(self, key: str) -> Versions:
-        if not isinstance(key, str) or not key:
-            raise ValueError(f"`key` must be a string that is not empty. Received: {key!r}")
-        return Versions(self.connection, key)
+        Raises:
+            KeyError: if there is no such version.
 
-    def __contains__(self, key: object) -> bool:
-        return self.connection.db["versions"].find_one({"model": key}, {"_id": 1}) is not None
+        Example:
 
-    def __iter__(self) -> Iterator[str]:
-        for document in self.connection.db["models"].find({}, {"_id": 1}).sort("_id", 1):
-            yield document["_id"]
+        ```python
+        print(hub.models["digits"].lineage("prod"))
+        ```
+        """
+        return lineage.lineage(self, version)
 
-    def flush(self, timeout: float = 10.0) -> bool:
-        """Wait until what callbacks have saved is committed; whether it is."""
-        return outbox(self.connection).flush(timeout)
+    def diff(
+        self, old: Reference, new: Reference = "latest", *, values: bool = False
+    ) -> differences.Diff:
+        """What changed between two versions: config, tensors, metrics, tags, data, code.
+
+        Args:
+            old: the first version.
+            new: the second version.
+            values: whether to read the tensors that changed, to tell how far they moved.
+
+        Raises:
+            KeyError: if there is no such version, or it was deleted.
+        """
+        return differences.diff(self, self.version(old), self.version(new), values)
+
+    @property
+    def retention(self) -> Keep | None:
+        """The policy by which versions are deleted after each save; `None`: all are kept."""
+        found = self._model.get("retention")
+        return Keep(**found) if found else None
+
+    @retention.setter
+    def retention(self, keep: Keep | None) -> None:
+        stored = {"retention": keep.to_dict() if keep is not None else None}
+        first = {"aliases": {}, "rev": 0}
+        self.connection.db["models"].update_one(
+            {"_id": self.key}, {"$set": stored, "$setOnInsert": first}, upsert=True
+        )
+
+    def prune(self, keep: Keep | None = None, dry_run: bool = False) -> list[int]:
+        """Delete the versions that a policy does not keep; `hub.models.gc` then frees the room.
+
+        Args:
+            keep: the policy; default: the stored one (`retention`).
+            dry_run: delete nothing.
+
+        Returns:
+            Numbers of the versions that were deleted, or would be.
+
+        Example:
+
+        ```python
+        hub.models["digits"].prune(keras_tl.models.Keep(last=5, best=3, every=10))
+        ```
+        """
+        return retention.apply(self.connection, self.key, keep, dry_run)
+
+    def delete(self, version: Reference) -> None:
+        """Delete a version's tensors; its metrics stay for the lineage of those trained from it.
+
+        Raises:
+            KeyError: if there is no such version, or it was deleted.
+            ValueError: if an alias points to it.
+        """
+        retention.delete(self.connection, self.key, self.version(version).number)
+
+    def to_keras(self, path: str | os.PathLike[str], version: Reference = "latest") -> None:
+        """Write a version with its optimizer to a `.keras` file, for `keras.models.load_model`.
+
+        Raises:
+            KeyError: if there is no such version, or it was deleted.
+            ValueError: if `path` does not end in `.keras`, or as for `load`.
+        """
+        interchange.to_keras(self, path, version)
+
+    def from_keras(
+        self,
+        path: str | os.PathLike[str],
+        metrics: Mapping[str, float] | None = None,
+        tags: Mapping[str, Any] | None = None,
+    ) -> Version:
+        """Save the model of a `.keras` file as a version; no code from the file is run.
+
+        Raises:
+            ValueError: if `path` does not end in `.keras`, or Keras refuses it in safe mode.
+        """
+        return interchange.from_keras(self, path, metrics, tags)
+
+    def to_safetensors(
+        self,
+        path: str | os.PathLike[str],
+        version: Reference = "latest",
+        roles: Sequence[str] = interchange.WEIGHTS,
+    ) -> None:
+        """Write tensors by the paths of their variables, as they are, to a `.safetensors` file.
+
+        Raises:
+            KeyError: if there is no such version, or it was deleted.
+            ValueError: if `path` does not end in `.safetensors`, or `roles` is not understood.
+        """
+        interchange.to_safetensors(self, path, version, roles)
+
+    def from_safetensors(
+        self,
+        path: str | os.PathLike[str],
+        model: keras.Model,
+        metrics: Mapping[str, float] | None = None,
+        tags: Mapping[str, Any] | None = None,
+    ) -> Version:
+        """Save the tensors of a `.safetensors` file as a version; `model` stays as it is.
+
+        Args:
+            path: the file, with a tensor for each weight of `model` by its variable's path.
+            model: a built model, whose config the version gets.
+            metrics: as for `save`.
+            tags: as for `save`.
+
+        Raises:
+            ValueError: if the file is damaged or does not fit the model, naming what is missing.
+        """
+        return interchange.from_safetensors(self, path, model, metrics, tags)

@@ -59,6 +59,8 @@ class Run:
         self.rank = rank
         self.began = time.time()
         self.start_step = self.start_batch = 0
+        #: Batches of the first epoch that are counted by Keras and trained by an earlier attempt.
+        self.skipped = 0
         self.started = False
         self.outcome = "finished"  # the state that a `fit` ends in which nobody cut short
         self.members: set[int] = set()
@@ -203,12 +205,16 @@ class Run:
         under_way.pop(id(self), None)
 
     def _describe(self) -> None:
+        git = environment.git()
+        patch = git.pop("patch") if git else None
+        if git and patch is not None:  # apart: many runs have the same one, few read it
+            self.outbox.document("patches", git["diff"], setOnInsert={"patch": patch})
         self.outbox.document(
             "runs",
             self.id,
             {},  # no upsert: a run that was deleted meanwhile is not made again, by half
             set={
-                "git": environment.git(),
+                "git": git,
                 "env": environment.packages(),
                 "host": socket.gethostname(),
             },

@@ -45,6 +45,7 @@ COLLECTIONS: dict[str, Collection] = {
         {"storageEngine": _ZSTD},
     ),
     "orders": Collection(["run", "action", "values", "at"], [([("run", 1), ("state", 1)], {})]),
+    "patches": Collection(["patch"]),
     "models": Collection(["aliases", "rev"]),
     "versions": Collection(
         ["model", "version", "run", "attempt", "step", "tensors", "created"],

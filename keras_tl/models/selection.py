@@ -1,0 +1,247 @@
+"""Which version is meant: a number, an alias, the best by a metric, or what a query finds."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from keras_tl.models.buckets import key, name
+from keras_tl.storage.connection import Connection
+from keras_tl.storage.query import compile_query
+
+_GREATER_IS_BETTER = ("acc", "auc", "precision", "recall", "f1", "iou", "io_u", "r2", "top_k")
+_SMALLER_IS_BETTER = ("loss", "error", "mse", "mae", "rmse", "divergence", "perplexity")
+_FIELDS = {
+    **{"number": "version", "version": "version", "run": "run", "attempt": "attempt"},
+    **{"step": "step", "epoch": "epoch", "batch": "batch", "parent": "parent"},
+    **{"created": "created", "metrics": "metrics", "tags": "tags"},
+}
+
+
+class Version:
+    """One version of a model, as a document: all of it is there, or it would not be.
+
+    Attributes:
+        number: 1, 2, ... in the order of commits.
+        step: batches trained when it was taken.
+        metrics: values of the metrics then.
+        tags: what it was saved with.
+        parent: number of the version before it on its chain, or `None`.
+        cursor: offsets of the stream it was trained on, or `None`.
+        deleted: when its tensors were deleted, or `None`.
+    """
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self.document = document
+        self.model: str = document["model"]
+        self.number: int = document["version"]
+        self.step: int = document["step"]
+        self.epoch: int = document["epoch"]
+        self.metrics: dict[str, float] = {name(k): v for k, v in document["metrics"].items()}
+        self.tags: dict[str, Any] = {name(k): v for k, v in document.get("tags", {}).items()}
+        self.parent: int | None = document["parent"]
+        self.cursor: dict[str, Any] | None = document["cursor"]
+        self.run: str = document["run"]
+        self.created: datetime.datetime = document["created"]
+        self.deleted: datetime.datetime | None = document.get("deleted")
+
+    def __repr__(self) -> str:
+        return f"Version({self.model!r}, {self.number}, step={self.step})"
+
+
+@dataclass(frozen=True)
+class Best:
+    """Stands for the version with the best value of a metric: `models.load(best("val_loss"))`.
+
+    Args:
+        monitor: name of the metric.
+        mode: `"min"`, `"max"`, or `"auto"`: as the model's checkpoint judged this metric, else by
+            its name (`loss` and errors are better when small, `accuracy` and its like when great).
+
+    Raises:
+        ValueError: if `mode` is none of these.
+
+    Example:
+
+    >>> Best("val_loss", mode="min")
+    Best(monitor='val_loss', mode='min')
+    """
+
+    monitor: str
+    mode: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.monitor, str) or not self.monitor:
+            raise ValueError(f"`monitor` must be a metric's name. Received: {self.monitor!r}")
+        if self.mode not in ("auto", "min", "max"):
+            raise ValueError(f'`mode` must be "auto", "min" or "max". Received: {self.mode!r}')
+
+    def direction(self, judged: Mapping[str, Any] | None = None) -> str:
+        """`"min"` or `"max"`.
+
+        Args:
+            judged: `monitor` and `mode` by which the model's checkpoint judges, if known.
+
+        Raises:
+            ValueError: if `mode` is `"auto"` and neither tells.
+
+        Example:
+
+        >>> Best("val_accuracy").direction(), Best("val_loss").direction()
+        ('max', 'min')
+        """
+        if self.mode != "auto":
+            return self.mode
+        if judged is not None and judged["monitor"] == self.monitor:
+            return str(judged["mode"])
+        lower = self.monitor.lower()
+        if any(part in lower for part in _SMALLER_IS_BETTER):
+            return "min"
+        if any(part in lower for part in _GREATER_IS_BETTER):
+            return "max"
+        raise ValueError(
+            '`mode` must be "min" or "max" for a metric whose name does not tell. '
+            f"Received: mode='auto' for {self.monitor!r}"
+        )
+
+
+best = Best
+
+#: What names a version: its number, an alias, itself, or `best("val_loss")`.
+Reference = int | str | Version | Best
+
+
+class Selection:
+    """The versions of one model, to find them.
+
+    Args:
+        connection: where they are kept.
+        key: the model's key.
+    """
+
+    def __init__(self, connection: Connection, key: str) -> None:
+        self.connection = connection
+        self.key = key
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.key!r})"
+
+    def __iter__(self) -> Iterator[Version]:
+        """The versions, newest first, without those that were deleted."""
+        return iter(self.where())
+
+    def __len__(self) -> int:
+        return int(self._collection.count_documents({"model": self.key, "deleted": None}))
+
+    @property
+    def _collection(self) -> Any:
+        return self.connection.db["versions"]
+
+    @property
+    def _model(self) -> dict[str, Any]:
+        return self.connection.db["models"].find_one({"_id": self.key}) or {"aliases": {}}
+
+    @property
+    def aliases(self) -> dict[str, int]:
+        """Names of versions: `latest` and `best` are kept by the library, others by `promote`."""
+        return dict(self._model["aliases"])
+
+    def version(self, version: Reference = "latest") -> Version:
+        """One version, by number, alias or `best(...)`.
+
+        Raises:
+            KeyError: if there is none, or it was deleted.
+        """
+        found = self._find(version)
+        if found.deleted is not None:
+            raise KeyError(
+                f"`version` must be one of the model {self.key!r} that is kept: version "
+                f"{found.number} was deleted at {found.deleted:%Y-%m-%d %H:%M:%S} UTC. "
+                f"Received: {version!r}"
+            )
+        return found
+
+    def _find(self, version: Reference) -> Version:
+        """One version, also if it was deleted: what is known of it stays."""
+        if isinstance(version, Best):
+            return self.best(version.monitor, version.mode)
+        number: Any = version
+        if isinstance(version, Version):
+            number = version.number if version.model == self.key else None
+        elif isinstance(version, str):
+            number = self.aliases.get(version)
+        found = None
+        if isinstance(number, int) and not isinstance(number, bool):
+            found = self._collection.find_one({"model": self.key, "version": number})
+        if found is None:
+            raise KeyError(
+                f"`version` must be one of the model {self.key!r}. Received: {version!r}"
+            )
+        return Version(found)
+
+    def best(self, monitor: str, mode: str = "auto") -> Version:
+        """The version with the best value of a metric; the oldest of equal ones.
+
+        Args:
+            monitor: name of the metric. Values that are NaN or infinite are passed over.
+            mode: `"min"`, `"max"` or `"auto"`, as of `keras_tl.models.best`.
+
+        Raises:
+            KeyError: if no version has a finite value of it.
+            ValueError: if `mode` is not understood.
+
+        Example:
+
+        ```python
+        model = hub.models["digits"].load(hub.models["digits"].best("val_loss", mode="min"))
+        ```
+        """
+        direction = Best(monitor, mode).direction(self._model.get("best"))
+        field = f"metrics.{key(monitor)}"
+        # In a query MongoDB takes NaN for less than any number, so that "not Inf" is not enough.
+        finite = {"$gte": -np.finfo("float64").max, "$lte": np.finfo("float64").max}
+        query = {"model": self.key, "deleted": None, field: finite}
+        order = [(field, 1 if direction == "min" else -1), ("version", 1)]
+        found = self._collection.find_one(query, sort=order)
+        if found is None:
+            raise KeyError(
+                f"`monitor` must be a metric of which a version of {self.key!r} has a finite "
+                f"value. Received: {monitor!r}"
+            )
+        return Version(found)
+
+    def where(self, limit: int = 0, **conditions: Any) -> list[Version]:
+        """Versions that meet all conditions, newest first.
+
+        Args:
+            limit: at most so many; 0 means all.
+            **conditions: of `number`, `step`, `epoch`, `batch`, `run`, `attempt`, `parent`,
+                `created`, `metrics.NAME` and `tags.NAME`, with the operators of
+                `keras_tl.storage.compile_query`.
+
+        Raises:
+            ValueError: for a condition that is not understood.
+
+        Example:
+
+        ```python
+        hub.models["digits"].where(step__gte=1000, **{"metrics.val_loss__lt": 0.1})
+        ```
+        """
+        query = {"$and": [{"model": self.key, "deleted": None}, compile_query(conditions, _FIELDS)]}
+        cursor = self._collection.find(query).sort("version", -1).limit(limit)
+        return [Version(document) for document in cursor]
+
+    def chain(self, version: Reference = "latest") -> list[Version]:
+        """A version and those it was trained from, newest first, also deleted ones.
+
+        Every record of a stream is trained once on such a chain.
+        """
+        found = [self._find(version)]
+        while found[-1].parent is not None:
+            found.append(self._find(found[-1].parent))
+        return found
