@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_tl.models import state
+from keras_tl.models.aliases import record
 from keras_tl.models.buckets import key
 from keras_tl.storage import hooks, tensors
 from keras_tl.storage.blobs import Blobs
@@ -169,19 +170,10 @@ def _publish(
         if "best" in moved:
             changes["best"] = about["best"]
         db["models"].update_one({"_id": about["model"]}, {"$set": changes}, session=session)
-        db["transitions"].insert_many(
-            [
-                {
-                    "model": about["model"],
-                    "alias": alias,
-                    "version": version,
-                    "from": model["aliases"].get(alias),
-                    "at": document["created"],
-                }
-                for alias in moved
-            ],
-            session=session,
-        )
+        fields = {"model": about["model"], "version": version, "rev": model["rev"]}
+        aliases = model["aliases"]
+        moves = [{**fields, "alias": alias, "from": aliases.get(alias)} for alias in moved]
+        record(db, moves, session)
     hooks.phase("version-transaction")
     return True
 
