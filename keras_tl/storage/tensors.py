@@ -1,8 +1,8 @@
 """Bundles of named arrays to and from bytes, in the safetensors format.
 
 Source of the format: https://huggingface.co/docs/safetensors (8 bytes of header length, a JSON
-header, the arrays one after the other). The library writes; reading parses the header here, because
-the library copies every array and takes a name that stands twice.
+header, the arrays one after the other). Both ways are done here, because the library copies every
+array and takes a name that stands twice; what is written is what the library writes, bit for bit.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 
 Bundle = Mapping[str, np.ndarray]
+
+#: Parts of a file, one after the other.
+Pieces = Sequence[bytes | memoryview]
 
 # Hostile JSON takes some thirty times its size once parsed; this is room for 100,000 arrays.
 MAX_HEADER = 16 << 20
@@ -58,9 +61,17 @@ def _dtypes() -> dict[str, np.dtype]:
     return known
 
 
+# The library's order of arrays: by dtype as listed, then by name.
+_ORDER = (
+    *("U64", "I64", "F64", "C64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16"),
+    *("F8_E5M2FNUZ", "F8_E4M3FNUZ", "F8_E8M0", "F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL"),
+)
+
+
 @cache
-def _names() -> frozenset[str]:
-    return frozenset(dtype.name for dtype in _dtypes().values())
+def _codes() -> dict[str, str]:
+    """The safetensors codes by dtype, in the order in which arrays are written."""
+    return {_dtypes()[code].name: code for code in _ORDER if code in _dtypes()}
 
 
 def _storable(name: Any, value: Any) -> np.ndarray:
@@ -70,13 +81,13 @@ def _storable(name: Any, value: Any) -> np.ndarray:
             f"Received: {name!r}"
         )
     array = np.asarray(value)
-    if array.dtype.name not in _names():
+    if array.dtype.name not in _codes():
         raise ValueError(
-            f"`bundle[{name!r}]` must have one of the dtypes {', '.join(sorted(_names()))}. "
+            f"`bundle[{name!r}]` must have one of the dtypes {', '.join(sorted(_codes()))}. "
             f"Received: dtype={array.dtype}"
         )
     # Not `ascontiguousarray`, which makes a scalar one-dimensional.
-    return np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
+    return np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
 
 
 def _is_unicode(name: str) -> bool:
@@ -107,20 +118,43 @@ def dumps(bundle: Bundle) -> bytes:
     >>> loads(dumps({"x": np.arange(3, dtype="float32")}))["x"]
     array([0., 1., 2.], dtype=float32)
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import save
+    return b"".join(pieces(bundle))
 
-    arrays = {name: _storable(name, value) for name, value in bundle.items()}
-    try:
-        data = save(arrays)
-    except SafetensorError as error:  # an older release, without one of the float8 kinds
-        raise ValueError(f"`bundle` does not fit the installed safetensors: {error}") from error
-    if int.from_bytes(data[:8], "little") > MAX_HEADER:
+
+def pieces(bundle: Bundle) -> list[bytes | memoryview]:
+    """What `dumps` joins: the header, then each array as a view (a copy if it is not contiguous).
+
+    Raises:
+        ValueError: A name or a dtype that the format does not hold.
+
+    Example:
+
+    >>> import numpy as np
+    >>> bundle = {"x": np.arange(3, dtype="float32")}
+    >>> b"".join(pieces(bundle)) == dumps(bundle)
+    True
+    """
+    codes = _codes()
+    ranks = {code: rank for rank, code in enumerate(codes.values())}
+    arrays = [(name, _storable(name, value)) for name, value in bundle.items()]
+    arrays.sort(key=lambda item: (ranks[codes[item[1].dtype.name]], item[0].encode()))
+    header: dict[str, Any] = {}
+    here = 0
+    for name, array in arrays:
+        end = here + array.nbytes
+        code = codes[array.dtype.name]
+        header[name] = {"dtype": code, "shape": list(array.shape), "data_offsets": [here, end]}
+        here = end
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEADER:
         raise ValueError(
             f"The names in `bundle` must fit a header of {MAX_HEADER} bytes. "
             f"Received: {len(arrays)} arrays"
         )
-    return data
+    # Through uint8: the dtypes of `ml_dtypes` have no buffer of their own.
+    views = [array.reshape(-1).view(np.uint8).data for _, array in arrays]
+    return [len(text).to_bytes(8, "little") + text, *views]
 
 
 def loads(data: bytes | bytearray | memoryview) -> dict[str, np.ndarray]:
@@ -226,7 +260,7 @@ def _entry(name: str, entry: Any) -> tuple[np.dtype, tuple[int, ...], int, int]:
     return _dtypes()[code], tuple(shape), offsets[0], offsets[1]
 
 
-def checksum(data: bytes | memoryview) -> str:
+def checksum(data: bytes | memoryview | Pieces) -> str:
     """The SHA-256 of `data` as 64 hexadecimal digits: the name of a blob.
 
     Example:
@@ -234,4 +268,7 @@ def checksum(data: bytes | memoryview) -> str:
     >>> checksum(b"")[:16]
     'e3b0c44298fc1c14'
     """
-    return hashlib.sha256(data).hexdigest()
+    digest = hashlib.sha256()
+    for piece in (data,) if isinstance(data, (bytes, bytearray, memoryview)) else data:
+        digest.update(piece)
+    return digest.hexdigest()

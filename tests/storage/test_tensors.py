@@ -222,3 +222,17 @@ def test_any_contiguous_buffer_of_bytes_is_taken_and_others_refused() -> None:
 def test_metadata_of_a_foreign_file_is_ignored() -> None:
     data = safetensors.numpy.save({"a": np.ones(2)}, metadata={"format": "pt"})
     assert tensors.loads(data)["a"].tolist() == [1, 1]
+
+
+@given(st.dictionaries(names, arrays(), max_size=6))
+def test_the_library_writes_the_same_bytes(bundle: dict[str, np.ndarray]) -> None:
+    plain = {n: np.array(a, dtype=a.dtype.newbyteorder("="), order="C") for n, a in bundle.items()}
+    assert tensors.dumps(bundle) == safetensors.numpy.save(plain)
+
+
+def test_pieces_are_views_of_the_arrays() -> None:
+    array = np.zeros(8, "float32")
+    header, view = tensors.pieces({"a": array})
+    array[0] = 1
+    assert bytes(view) == array.tobytes()
+    assert tensors.checksum([header, view]) == tensors.checksum(tensors.dumps({"a": array}))
