@@ -13,7 +13,8 @@ _OPERATORS = ("eq", "ne", *_COMPARE, "in", "nin", "exists", *_TIME)
 
 
 def compile_query(
-    conditions: Mapping[str, Any], fields: Mapping[str, str] | None = None
+    conditions: Mapping[str, Any],
+    fields: Mapping[str, str] | Callable[[str], str] | None = None,
 ) -> dict[str, Any]:
     """Compiles conditions, all of which must hold, into a filter for `find`.
 
@@ -25,8 +26,8 @@ def compile_query(
             numbers only, text with text and times with times, `ne` and `nin` hold where the field
             is missing, `eq=None` holds where it is missing or null, and a field that is a list
             has each of its elements' values.
-        fields: The document's path of each public name; other names are refused. Default: a name
-            is its path.
+        fields: The document's path of each public name (other names are refused), or a function
+            that makes it of the name. Default: a name is its path.
 
     Returns:
         The filter; no value in it is read as an operator.
@@ -72,7 +73,11 @@ def _split(condition: Any) -> tuple[str, str]:
     return name, operator
 
 
-def _path(name: str, condition: str, fields: Mapping[str, str] | None) -> str:
+def _path(
+    name: str, condition: str, fields: Mapping[str, str] | Callable[[str], str] | None
+) -> str:
+    if callable(fields):
+        name, fields = fields(name), None
     parts = name.split(".")
     if any(not part or part.startswith("$") or "\0" in part for part in parts):
         raise ValueError(
