@@ -18,7 +18,7 @@ from bson import Binary
 from pymongo.errors import OperationFailure
 
 from keras_tl.storage import blobs as module
-from keras_tl.storage import hooks
+from keras_tl.storage import hooks, uploads
 from keras_tl.storage.blobs import Blobs
 from keras_tl.storage.connection import Connection
 from keras_tl.storage.tensors import checksum
@@ -36,7 +36,8 @@ def db(mongodb: str, project: str) -> Iterator[Any]:
 @pytest.fixture
 def blobs(db: Any, monkeypatch: pytest.MonkeyPatch) -> Blobs:
     """Every limit so small that a few hundred bytes take every path."""
-    monkeypatch.setattr(module, "_INSERT_BYTES", 3 * CHUNK)
+    monkeypatch.setattr(uploads, "_INSERT_BYTES", 3 * CHUNK)
+    monkeypatch.setattr(module, "_GROUP_BYTES", 4 * CHUNK)
     monkeypatch.setattr(module, "_READ_BYTES", 2 * CHUNK)
     return Blobs(db, chunk_size=CHUNK)
 
@@ -145,10 +146,10 @@ def test_many_threads_put_the_same(blobs: Blobs, db: Any) -> None:
 CHILD = """
 import os, signal, sys
 import numpy as np
-from keras_tl.storage import blobs, hooks
+from keras_tl.storage import blobs, hooks, uploads
 from keras_tl.storage.connection import Connection
 uri, project, phase, nth = sys.argv[1:]
-blobs._INSERT_BYTES = 300
+uploads._INSERT_BYTES = 300
 left = int(nth)
 def kill(name):
     global left
@@ -300,6 +301,14 @@ def test_a_save_behind_gc_uploads_again(blobs: Blobs, db: Any) -> None:
     assert blobs.get(name) == content(250)
 
 
+def _shift(chunks: Any, where: dict[str, Any]) -> None:
+    """The last byte of one chunk becomes the first of the next: joined they are as before."""
+    one = chunks.find_one({**where, "n": 0})["data"]
+    two = chunks.find_one(where)["data"]
+    chunks.update_one({**where, "n": 0}, {"$set": {"data": one[:-1]}})
+    chunks.update_one(where, {"$set": {"data": one[-1:] + two}})
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -307,8 +316,9 @@ def test_a_save_behind_gc_uploads_again(blobs: Blobs, db: Any) -> None:
         lambda chunks, where: chunks.update_one(where, {"$set": {"data": Binary(b"")}}),
         lambda chunks, where: chunks.delete_one(where),
         lambda chunks, where: chunks.insert_one({**where, "n": 50, "data": b"more"}),
+        _shift,
     ],
-    ids=["changed", "emptied", "missing", "additional"],
+    ids=["changed", "emptied", "missing", "additional", "shifted"],
 )
 @pytest.mark.parametrize("size", [150, 1150])
 def test_a_corrupt_blob_is_named(blobs: Blobs, db: Any, damage: Any, size: int) -> None:
@@ -356,7 +366,7 @@ def test_a_blob_that_was_collected_and_put_again_in_between_is_read(
 def test_an_upload_beyond_the_limit_stores_nothing(
     blobs: Blobs, db: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "UPLOAD_LIMIT", -1.0)
+    monkeypatch.setattr(uploads, "UPLOAD_LIMIT", -1.0)
     with pytest.raises(TimeoutError, match="upload"):
         blobs.put(content(50))
     assert db["blobs.files"].count_documents({}) == 0

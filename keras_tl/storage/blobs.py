@@ -7,24 +7,23 @@ fresh `_id`, so that one that was killed can be repeated (with the hash as `_id`
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from keras_tl.storage import hooks
 from keras_tl.storage.tensors import checksum
+from keras_tl.storage.uploads import Content, Upload, length
 
 if TYPE_CHECKING:
-    from bson import ObjectId
     from pymongo.client_session import ClientSession
     from pymongo.database import Database
 
-#: Seconds after which an upload gives up; `gc` must be given a longer grace where savers run.
-UPLOAD_LIMIT = 3600.0
-_INSERT_BYTES = 16 << 20
+_GROUP_BYTES = 16 << 20  # hashed and looked up at a time
 _READ_BYTES = 4 << 20
 _READERS = 4
 _DUPLICATE = 11000
@@ -70,15 +69,16 @@ class Blobs:
         """Stores `data`, unless it is stored already, and returns its name (see `put_many`)."""
         return self.put_many([data])[0]
 
-    def put_many(self, blobs: Mapping[str, bytes] | Iterable[bytes]) -> list[str]:
+    def put_many(self, blobs: Mapping[str, Content] | Iterable[Content]) -> list[str]:
         """Stores what is not stored already; small blobs share round trips.
 
         May be killed at any point and repeated. What it returns is protected from `gc` for the
-        grace period only: whoever refers to it calls `touch` in the referring transaction.
+        grace period only: whoever refers to it calls `touch` in the referring transaction. Beside
+        the contents it needs memory for 16 MB only.
 
         Args:
-            blobs: The contents, or the contents by name where the caller has the names
-                (`tensors.checksum`) already; a false name is found by `get`.
+            blobs: The contents, each as bytes or in pieces, or the contents by name where the
+                caller has the names (`tensors.checksum`) already; a false name is found by `get`.
 
         Returns:
             The names, in order.
@@ -87,59 +87,21 @@ class Blobs:
             TimeoutError: The upload took longer than `UPLOAD_LIMIT`.
         """
         if isinstance(blobs, Mapping):
-            names, contents = list(blobs), dict(blobs)
+            named: Iterable[tuple[str, Content]] = blobs.items()
         else:
-            hashed = [(checksum(data), data) for data in blobs]
-            names, contents = [name for name, _ in hashed], dict(hashed)
-        absent = self.missing(names)
-        if absent:
-            self._upload((name, data) for name, data in contents.items() if name in absent)
+            named = ((checksum(data), data) for data in blobs)
+        names: list[str] = []
+        send = Upload(self._chunks, self._chunk_size, self._publish, self._server_time)
+        with send as upload:
+            for group in _groups(named):
+                known, contents = set(names), dict(group)
+                names += [name for name, _ in group]
+                contents = {n: data for n, data in contents.items() if n not in known}
+                absent = self.missing(contents)
+                for name, data in contents.items():
+                    if name in absent:
+                        upload.add(name, data)
         return names
-
-    def _upload(self, blobs: Iterator[tuple[str, bytes]]) -> None:
-        start, started = self._server_time(), time.monotonic()
-        chunks: list[dict[str, Any]] = []
-        files: list[dict[str, Any]] = []
-        size = 0
-
-        def flush() -> None:
-            nonlocal size
-            if chunks:
-                self._chunks.insert_many(chunks, ordered=False)
-                hooks.phase("blob-chunks")
-            elapsed = time.monotonic() - started
-            if elapsed > UPLOAD_LIMIT:  # from here on `gc` may take its first chunks
-                raise TimeoutError(
-                    f"An upload of blobs must end within {UPLOAD_LIMIT:.0f} s. "
-                    f"Received: {elapsed:.0f} s"
-                )
-            if files:
-                now = start + timedelta(seconds=elapsed)
-                for file in files:
-                    file["uploadDate"] = file["ref_at"] = now
-                hooks.phase("blob-files")
-                self._publish(files)
-            chunks.clear()
-            files.clear()
-            size = 0
-
-        for name, data in blobs:
-            identity = _object_id(start)
-            for n, at in enumerate(range(0, len(data), self._chunk_size)):
-                piece = bytes(data[at : at + self._chunk_size])
-                chunks.append({"files_id": identity, "n": n, "data": piece})
-                size += len(piece)
-                if size >= _INSERT_BYTES:
-                    flush()
-            files.append(
-                {
-                    "_id": identity,
-                    "filename": name,
-                    "length": len(data),
-                    "chunkSize": self._chunk_size,
-                }
-            )
-        flush()
 
     def _publish(self, files: list[dict[str, Any]]) -> None:
         from pymongo.errors import BulkWriteError
@@ -167,9 +129,9 @@ class Blobs:
 
     def get(self, name: str) -> bytes:
         """The content of one blob (see `get_many`)."""
-        return self.get_many([name])[name]
+        return bytes(self.get_many([name])[name])
 
-    def get_many(self, names: Iterable[str]) -> dict[str, bytes]:
+    def get_many(self, names: Iterable[str]) -> dict[str, memoryview]:
         """Reads blobs, several chunks at a time, and verifies each against its name.
 
         Returns:
@@ -180,7 +142,7 @@ class Blobs:
             ValueError: A blob is corrupt.
         """
         wanted = set(names)
-        contents: dict[str, bytes] = {}
+        contents: dict[str, memoryview] = {}
         failed: dict[str, Any] = {}
         while wanted:
             files = {
@@ -205,7 +167,7 @@ class Blobs:
                     failed[name] = files[name]["_id"]
         return contents
 
-    def _read(self, files: list[dict[str, Any]]) -> Iterator[tuple[str, str, bytes]]:
+    def _read(self, files: list[dict[str, Any]]) -> Iterator[tuple[str, str, memoryview]]:
         """The name, the SHA-256 and the content of each file, hashed while more is on its way."""
         queries: list[dict[str, Any]] = []
         group: list[Any] = []
@@ -228,16 +190,33 @@ class Blobs:
         if group:
             queries.append({"files_id": {"$in": group}})
 
-        pieces: dict[Any, list[bytes]] = {file["_id"]: [] for file in files}
+        buffers = {file["_id"]: np.empty(file["length"], np.uint8) for file in files}
+        sizes = {file["_id"]: max(1, file["chunkSize"]) for file in files}
         digests = {file["_id"]: hashlib.sha256() for file in files}
+        damaged: set[Any] = set()
+
+        def fetch(query: dict[str, Any]) -> list[tuple[Any, int, int]]:
+            """Puts the chunks into their places; which parts of which file they are."""
+            found = []
+            for chunk in self._find_chunks(query):
+                identity, data = chunk["files_id"], np.frombuffer(chunk["data"], np.uint8)
+                begin = chunk["n"] * sizes[identity]
+                place = buffers[identity][begin : begin + sizes[identity]]
+                if len(place) == len(data) > 0:
+                    np.copyto(place, data)  # without the interpreter's lock
+                    found.append((identity, begin, begin + len(data)))
+                else:
+                    damaged.add(identity)
+            return found
+
         with ThreadPoolExecutor(min(_READERS, max(1, len(queries)))) as pool:
-            for chunks in pool.map(self._find_chunks, queries):
-                for chunk in chunks:
-                    pieces[chunk["files_id"]].append(chunk["data"])
-                    digests[chunk["files_id"]].update(chunk["data"])
+            for found in pool.map(fetch, queries):
+                for identity, begin, end in found:
+                    digests[identity].update(buffers[identity][begin:end].data)
         for file in files:
-            digest = digests[file["_id"]].hexdigest()
-            yield file["filename"], digest, b"".join(pieces.pop(file["_id"]))
+            identity = file["_id"]
+            digest = "" if identity in damaged else digests[identity].hexdigest()
+            yield file["filename"], digest, buffers.pop(identity).data
 
     def _find_chunks(self, query: dict[str, Any]) -> list[dict[str, Any]]:
         return list(self._chunks.find(query, {"_id": 0}).sort([("files_id", 1), ("n", 1)]))
@@ -351,11 +330,18 @@ class Blobs:
         return now.replace(tzinfo=UTC)
 
 
-def _object_id(at: datetime) -> ObjectId:
-    """A unique id whose age is told by the server's clock, whatever the client's says."""
-    from bson import ObjectId
-
-    return ObjectId(int(at.timestamp()).to_bytes(4, "big") + ObjectId().binary[4:])
+def _groups(named: Iterable[tuple[str, Content]]) -> Iterator[list[tuple[str, Content]]]:
+    """Blobs for which one question after what is stored pays."""
+    group: list[tuple[str, Content]] = []
+    size = 0
+    for name, data in named:
+        group.append((name, data))
+        size += length(data)
+        if size >= _GROUP_BYTES or len(group) >= 1000:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 def _batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
