@@ -10,6 +10,7 @@ import keras
 
 from keras_tl.callbacks import orders, states
 from keras_tl.models import current, environment, runs
+from keras_tl.models.system import System
 from keras_tl.storage.connection import connect
 
 
@@ -26,13 +27,16 @@ class MongoLogger(keras.callbacks.Callback):
     (`async_safe`): Keras then keeps its asynchronous dispatch, unless another callback of the
     same `fit` needs the result of each batch.
 
-    In a data-parallel `fit` of several processes only the first one logs.
+    In a data-parallel `fit` of several processes only the first one logs metrics; each logs what
+    it takes of its machine, with its rank, into the first one's run.
 
     Args:
         hub: a `Hub`, or a MongoDB URI.
         run: name of the run, for people.
-        params: hyper-parameters and tags to keep with the run; values under keys that look
-            like a secret are not kept.
+        params: hyper-parameters to keep with the run; values under keys that look like a secret
+            are not kept.
+        tags: strings and numbers to find the run by.
+        parent: the run that this one is a part of, or its id.
         log_batches: whether to log each batch, beside each epoch.
         takes_orders: whether the run can be told what to do while it trains, by
             `hub.runs[id].set(learning_rate=...)`, `pause()`, `resume()` and `stop()`, or by
@@ -41,6 +45,11 @@ class MongoLogger(keras.callbacks.Callback):
         async_safe: whether Keras may call it without waiting; `None`: yes on an accelerator,
             where it pays.
         flush_timeout: how long the end of `fit` waits for MongoDB at most, in s.
+        system: time in s between rows of the kind `"system"` (CPU, memory and GPUs; needs
+            `keras_tl[system]`, else there are none), `None` for none.
+
+    Raises:
+        ValueError: for a `parent` or `system` that is none of the above.
 
     Example:
 
@@ -57,15 +66,23 @@ class MongoLogger(keras.callbacks.Callback):
         run: str | None = None,
         params: Mapping[str, Any] | None = None,
         *,
+        tags: Mapping[str, Any] | None = None,
+        parent: Any = None,
         log_batches: bool = True,
         takes_orders: bool = True,
         async_safe: bool | None = None,
         flush_timeout: float = 10.0,
+        system: float | None = 15.0,
     ) -> None:
         super().__init__()
+        if system is not None and not system > 0:
+            raise ValueError(f"`system` must be more than 0 s, or `None`. Received: {system!r}")
         self.connection = connect(hub)
         self.name = run
         self.config = dict(params or {})
+        self.tags = dict(tags or {})
+        self.parent = runs.parent_id(parent)
+        self.system = system
         self.log_batches = log_batches
         self.takes_orders = takes_orders
         self.async_safe = _on_accelerator() if async_safe is None else async_safe
@@ -73,6 +90,7 @@ class MongoLogger(keras.callbacks.Callback):
         self._run: runs.Run | None = None
         self._epoch = self._first_step = self._first_batch = self._steps = 0
         self._per_execution, self._active, self._updates = 1, True, 0
+        self._watches = False
         self._orders: orders.Orders | None = None
         self._inbox = orders.NONE
 
@@ -89,10 +107,17 @@ class MongoLogger(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         rank = environment.rank()
-        about = {"name": self.name, "params": self.config, "rank": rank}
+        about = {
+            "name": self.name,
+            "params": self.config,
+            "tags": self.tags,
+            "parent": self.parent,
+            "rank": rank,
+        }
         self._run = current.join(self, self.model, self.connection, **about)
         # Of two loggers in one `fit` the first one logs, or each row would be there twice.
-        self._active = not rank and _loggers.setdefault(self._run, self) is self
+        first = _loggers.setdefault(self._run, self) is self
+        self._active, self._watches = first and not rank, first and self.system is not None
         self._first_step = self._steps = 0
         self._epoch = -1
 
@@ -100,13 +125,18 @@ class MongoLogger(keras.callbacks.Callback):
         self.run.start(_fit_config(self.model, self.params))
         # What a step hook needs of the model is read here: there its buffers are donated.
         self._per_execution = self.model.steps_per_execution
+        skipped = self.run.skipped if self._epoch < 0 else 0
         if self._epoch < 0:
-            self._first_step, self._first_batch = self.run.start_step, self.run.start_batch
+            self._first_step = self.run.start_step - skipped
+            self._first_batch = self.run.start_batch
             self._listen()
         else:
             self._first_step, self._first_batch = self._first_step + self._steps, 0
         self._epoch, self._steps = epoch, 0
-        self._updates = states.updates(self.model)
+        if self._watches:
+            self._watches = False
+            System(self.run, self.system, self._position)  # type: ignore[arg-type]
+        self._updates = states.updates(self.model) - skipped
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         # Main thread, in order: the only hook that tells how many steps an epoch had.
@@ -135,6 +165,9 @@ class MongoLogger(keras.callbacks.Callback):
         if self.takes_orders and self._active:
             self._orders = orders.Orders(self.run)
             self._inbox = self._orders.inbox
+
+    def _position(self) -> tuple[int, int]:
+        return self._first_step + self._steps, self._epoch
 
     def on_train_end(self, logs: Any = None) -> None:
         current.leave(self, self.run, self.flush_timeout)

@@ -26,6 +26,8 @@ def join(member: object, trained: keras.Model, connection: Connection, **about: 
             run.name = about.get("name") or run.name
             run.model = about.get("model") or run.model
             run.params.update(about.get("params") or {})
+            run.tags.update(about.get("tags") or {})
+            run.parent = about.get("parent") or run.parent
             return run
     run = Run(connection, **about)
     run.members.add(id(member))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import datetime
-import operator
 import os
 import socket
 import struct
@@ -12,50 +11,67 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import keras
 
 from keras_tl.models import buckets, environment
+from keras_tl.models.events import Events
 from keras_tl.models.outbox import Outbox, outbox
 from keras_tl.models.plain import plain
-from keras_tl.storage.connection import Connection
+from keras_tl.storage.connection import connect
 from keras_tl.storage.journal import Kind
 
-_EVENT = 1 << 20  # bytes
-_DEPTH = 50  # levels; MongoDB takes about 180, in all
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-class Run:
+class Run(Events):
     """One training as it is written: rows and events go to the journal, never to a socket.
 
     The callbacks of one `fit` share a run. It gets its identity when it starts, since a model
-    that is resumed goes on with the run that saved it.
+    that is resumed goes on with the run that saved it. Without `fit`, a `with` block is a run:
+    `finished` at its end, or `failed` if an exception leaves it.
 
     Args:
-        connection: where the run is kept.
+        connection: where the run is kept: a `Hub`, a connection or a MongoDB URI.
         name: for people; several runs may have the same.
         model: key of the model it trains, if it has one.
-        params: hyper-parameters, tags and the like that identify the run for people.
+        params: hyper-parameters and the like that identify the run for people.
         rank: number of the process in a data-parallel run.
+        parent: the run that this one is a part of, or its id.
+        tags: strings and numbers to find the run by.
+
+    Example:
+
+    ```python
+    with Run(hub, "evaluation", parent=logger.run) as run:
+        run.log(step=1, logs={"accuracy": 0.93})
+        run.confusion_matrix("test", y_true=y, y_pred=predicted, step=1)
+    ```
     """
 
     def __init__(
         self,
-        connection: Connection,
+        connection: Any,
         name: str | None = None,
         model: str | None = None,
         params: Mapping[str, Any] | None = None,
         rank: int = 0,
+        parent: Any = None,
+        tags: Mapping[str, Any] | None = None,
     ) -> None:
-        self.connection = connection
+        super().__init__()
+        self.connection = connect(connection)
         self.id = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:12]}"
         self.attempt = uuid.uuid4().hex
         self.number = 0
         self.name = name or model or "run"
         self.model = model
         self.params = dict(params or {})
+        self.tags = dict(tags or {})
+        self.parent = parent_id(parent)
         self.rank = rank
         self.began = time.time()
         self.start_step = self.start_batch = 0
@@ -64,6 +80,8 @@ class Run:
         self.started = False
         self.outcome = "finished"  # the state that a `fit` ends in which nobody cut short
         self.members: set[int] = set()
+        #: Called, once, when the run ends.
+        self.on_end: list[Callable[[], None]] = []
         self._layouts: dict[tuple[str, ...], tuple[int, Any]] = {}
         self._outbox: Outbox | None = None
         self._describing: threading.Thread | None = None
@@ -100,17 +118,21 @@ class Run:
         state = {"state": "running", "attempt": self.attempt, "number": self.number}
         first = {"name": plain(self.name), "started": attempt["started"], "best": {}, **state}
         now: dict[str, Any] = {f"attempts.{self.attempt}": attempt}
-        if self.model is not None:
-            first["model"] = self.model
+        for name, value in (("model", self.model), ("parent", self.parent)):
+            if value is not None:
+                first[name] = value
         if self.rank == 0:
             self.outbox.document("runs", self.id, set=now, setOnInsert=first)
             # The journal of an earlier attempt may be sent when a later one is long over.
             later = {"number": {"$not": {"$gt": self.number}}}
             heard = {"heartbeat": True}  # by the server's clock, from the first moment on
             self.outbox.document("runs", self.id, later, set=state, currentDate=heard)
-            if self.params or config:
-                params = plain({**dict(config or {}), **self.params})
-                self.outbox.document("runs", self.id, later, set={"params": params})
+            params = {**dict(config or {}), **self.params}
+            about = {k: plain(v) for k, v in (("params", params), ("tags", self.tags)) if v}
+            if about:
+                self.outbox.document("runs", self.id, later, set=about)
+            for kind in self.kinds:
+                self.describe_kind(kind)
             self.outbox.beat(self.id, self.attempt)
             # git may take long in a large work tree, and nobody waits for it.
             self._describing = threading.Thread(
@@ -119,9 +141,28 @@ class Run:
             self._describing.start()
 
     def log(
-        self, step: int, epoch: int, batch: int, logs: Mapping[str, Any], kind: str = "batch"
+        self,
+        step: int,
+        epoch: int = 0,
+        batch: int = -1,
+        logs: Mapping[str, Any] = _NOTHING,
+        kind: str = "batch",
     ) -> None:
-        """Append a row of numbers: about two microseconds, from any thread."""
+        """Append a row of numbers: about two microseconds, from any thread.
+
+        Args:
+            step: training step it belongs to.
+            epoch: epoch it belongs to.
+            batch: batch of the epoch; -1 where there is none.
+            logs: numbers by name; NaN and infinities are kept, what is no number is not.
+            kind: `"batch"`, `"epoch"`, or a kind of numbers of your own.
+
+        Example:
+
+        ```python
+        run.log(step=1, logs={"reward": 0.25})
+        ```
+        """
         names = (kind, *logs)
         journal = self._outbox
         if journal is None or journal._closing:
@@ -140,56 +181,6 @@ class Run:
                 raise
             return self.log(step, epoch, batch, numbers, kind)  # what is no number is not kept
         journal.append(Kind.ROW, row, droppable=kind == "batch")
-
-    def event(self, kind: str, step: int = 0, epoch: int = 0, **values: Any) -> None:
-        """Log an event of your own.
-
-        Args:
-            kind: its kind; `"batch"` and `"epoch"` belong to the logger.
-            step: training step it belongs to.
-            epoch: epoch it belongs to.
-            **values: numbers, strings, booleans, `None`, or lists and dicts of these; at most
-                1 MB. What is named like a secret is stored as `"***"`.
-
-        Raises:
-            ValueError: if `kind` is taken or no text, `step` or `epoch` is no integer, or a value
-                is nothing that a document can hold.
-
-        Example:
-
-        ```python
-        run.event("drift", step=1200, score=0.93, detector="adwin")
-        ```
-        """
-        import json
-
-        from bson import encode
-        from bson.errors import BSONError
-
-        if kind in ("batch", "epoch"):
-            raise ValueError(
-                f'`kind` must not be "batch" or "epoch", which are the logger\'s. Received: {kind}'
-            )
-        if not isinstance(kind, str) or not kind or buckets.text(kind) != kind:
-            raise ValueError(f"`kind` must be a string of valid Unicode. Received: {kind!r}")
-        step, epoch = _integer("step", step, 64), _integer("epoch", epoch, 32)
-        try:
-            # What MongoDB would refuse would have to be set aside, long after this call.
-            values = json.loads(json.dumps(values))
-            size = len(encode({"values": values}))
-            if _depth(values) > _DEPTH:
-                raise ValueError(f"values nested in more than {_DEPTH} levels")
-        except (TypeError, ValueError, OverflowError, RecursionError, BSONError) as error:
-            raise ValueError(
-                "`values` must be numbers of 64 bits, strings, booleans, None, lists or dicts. "
-                f"Received: {error}"
-            ) from error
-        if size > _EVENT:
-            raise ValueError(f"`values` must be at most {_EVENT} bytes. Received: {size} bytes")
-        number = self.outbox.columns(self.id, self.attempt, self.rank, kind, None)
-        about = {"columns": number, "step": step, "epoch": epoch, "batch": -1, "time": time.time()}
-        payload = json.dumps({**about, "values": plain(values, "", buckets.text)})
-        self.outbox.append(Kind.EVENT, payload.encode())
 
     def end(self, state: str | None = None) -> None:
         """Say that the run is over: `finished`, `failed` or `stopped`; default: its `outcome`."""
@@ -221,19 +212,16 @@ class Run:
         )
 
 
-def _integer(name: str, value: Any, bits: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = 1 << bits
-    if not -(1 << bits - 1) <= number < 1 << bits - 1:
-        raise ValueError(f"`{name}` must be an integer of {bits} bits. Received: {value!r}")
-    return number
+def parent_id(parent: Any) -> str | None:
+    """The id of a run, of a stored run, or the one given.
 
-
-def _depth(value: Any) -> int:
-    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return 1 + max(map(_depth, inside), default=0)
+    Raises:
+        ValueError: if `parent` is none of these.
+    """
+    found = getattr(parent, "id", parent)
+    if found is not None and (not isinstance(found, str) or not found):
+        raise ValueError(f"`parent` must be a run or the id of one. Received: {parent!r}")
+    return found
 
 
 # The run of a `fit` that is under way, by model: how callbacks made apart find one another.
