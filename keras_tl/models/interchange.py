@@ -98,18 +98,24 @@ def from_safetensors(
         )
     arrays = tensors.loads(_checked(path, ".safetensors").read_bytes())
     variables = list(state.variables(model))
-    wanted = [v.path for role, v in variables if role in WEIGHTS]
-    known = {v.path for _, v in variables}
-    missing = [name for name in wanted if name not in arrays]
-    unknown = [name for name in arrays if name not in known]
+    find = state.same_path(arrays)
+    names = [find(v.path) for _, v in variables]
+    missing = [
+        v.path
+        for (role, v), name in zip(variables, names, strict=True)
+        if role in WEIGHTS and name is None
+    ]
+    unknown = [name for name in arrays if name not in names]
     if missing or unknown:
         raise ValueError(
             f"`path` must hold the variables of `model` by their paths. Received: {path} without "
             f"{_some(missing)} and with the unknown {_some(unknown)}"
         )
     manifest, bundle = [], {}
-    for i, (role, variable) in enumerate(v for v in variables if v[1].path in arrays):
-        array = arrays[variable.path]
+    for i, ((role, variable), found_name) in enumerate(zip(variables, names, strict=True)):
+        if found_name is None:
+            continue
+        array = arrays[found_name]
         if array.shape != tuple(variable.shape):
             raise ValueError(
                 f"`path` must hold {variable.path!r} in the shape {tuple(variable.shape)}. "

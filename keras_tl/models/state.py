@@ -170,7 +170,36 @@ def _common(
     role: str, have: Sequence[tuple[str, np.ndarray]], want: Sequence[keras.Variable]
 ) -> list[tuple[str, keras.Variable, np.ndarray]]:
     by_path = dict(have)
-    return [(role, v, by_path[v.path]) for v in want if v.path in by_path]
+    find = same_path(by_path)
+    return [(role, v, by_path[path]) for v in want if (path := find(v.path)) is not None]
+
+
+def same_path(known: Iterable[str]) -> Callable[[str], str | None]:
+    """Finds the one of the known paths that names the same variable as another path.
+
+    A `Sequential` names its variables `model/layer/...` when it is made, and `layer/...` when Keras
+    makes it of its config.
+
+    Example:
+
+    >>> find = same_path(["net/a/kernel", "b/kernel"])
+    >>> find("a/kernel"), find("net/b/kernel"), find("b/kernel"), find("kernel")
+    ('net/a/kernel', 'b/kernel', 'b/kernel', None)
+    """
+    exact = set(known)
+    inner: dict[str, list[str]] = {}
+    for path in exact:
+        inner.setdefault(path.partition("/")[2], []).append(path)
+
+    def find(path: str) -> str | None:
+        outer = path.partition("/")[2]
+        if path in exact:
+            return path
+        found = [outer] if outer in exact else inner.get(path, [])
+        # Of two nobody knows which, and `kernel` alone says nothing.
+        return found[0] if len(found) == 1 and "/" in min(path, found[0], key=len) else None
+
+    return find
 
 
 def _check_shapes(pairs: Iterable[tuple[str, keras.Variable, np.ndarray]]) -> None:
