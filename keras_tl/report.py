@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from keras_tl.models.reading import INDEX
 
 if TYPE_CHECKING:
     from keras_tl.models import RunRecord, Versions
@@ -65,20 +69,66 @@ def show_run(run: RunRecord, metric: str = "loss") -> None:
         )
     console.print(table)
     epochs = run.events()
-    names = [n for n in epochs if n not in ("step", "epoch", "batch", "time", "attempt")]
+    names = [n for n in epochs if n not in INDEX]
     if len(epochs["step"]):
         table = Table("epoch", "step", *map(escape, names))
         for i in range(len(epochs["step"])):
             values = (f"{epochs[name][i]:.4g}" for name in names)
             table.add_row(str(epochs["epoch"][i] + 1), str(epochs["step"][i]), *values)
         console.print(table)
-    rows = run.events(kind="batch")
-    if metric not in rows:
-        rows = epochs
-    if metric in rows:
+    rows = _rows(run, metric)
+    if rows is not None:
         console.print(f"{escape(metric)} by step, to step {rows['step'][-1]}")
         for line in curve(rows[metric]):
             console.print(line, highlight=False)
+
+
+def plot_runs(runs: Sequence[RunRecord], metric: str, path: str | os.PathLike[str]) -> None:
+    """Draw a metric of several runs by step into a file; its suffix says the format.
+
+    Args:
+        runs: the runs; those that do not have the metric are left out.
+        metric: its name: each batch's, where those were logged, else each epoch's.
+        path: where to write, as `"loss.png"`.
+
+    Raises:
+        ImportError: without matplotlib (`pip install 'keras_tl[plot]'`).
+        ValueError: if no run has the metric.
+
+    Example:
+
+    ```python
+    keras_tl.report.plot_runs(hub.runs.where(model="digits"), "val_loss", "val_loss.png")
+    ```
+    """
+    try:
+        from matplotlib.figure import Figure  # draws without a display and without a global state
+    except ImportError as error:
+        raise ImportError("Plots need matplotlib: `pip install 'keras_tl[plot]'`.") from error
+    curves = [(run, rows) for run in runs if (rows := _rows(run, metric)) is not None]
+    if not curves:
+        raise ValueError(f"`metric` must be one that a run has. Received: {metric!r}")
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    for run, rows in curves:
+        marker = "." if len(rows["step"]) < 50 else None  # a single point is no line
+        axes.plot(rows["step"], rows[metric], marker=marker, label=f"{run.name}  {run.id}")
+    axes.set_xlabel("step")
+    axes.set_ylabel(metric)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+def _rows(run: RunRecord, metric: str) -> dict[str, np.ndarray] | None:
+    for kind in ("batch", "epoch"):
+        try:
+            rows = run.events(metric, kind=kind)
+        except ValueError:
+            continue
+        if len(rows["step"]):
+            return rows
+    return None
 
 
 def show_versions(model: Versions, limit: int = 20) -> None:

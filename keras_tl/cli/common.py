@@ -21,12 +21,12 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except (ValueError, KeyError, ImportError, RuntimeError, OSError) as error:
-            if isinstance(error, click.exceptions.Exit | click.Abort):
+            if isinstance(error, click.exceptions.Exit | click.Abort | BrokenPipeError):
                 raise
             message = error.args[0] if isinstance(error, KeyError) and error.args else error
             raise _one_line(str(message)) from error
         except Exception as error:
-            if type(error).__module__.partition(".")[0] not in ("pymongo", "kafka"):
+            if type(error).__module__.partition(".")[0] not in ("pymongo", "kafka", "mlflow"):
                 raise
             raise _one_line(f"{type(error).__name__}: {error}") from error
 
@@ -77,13 +77,13 @@ def _hub(mongodb: str | None, kafka: str | None, project: str | None) -> Hub:
     return Hub(mongodb, kafka, project)
 
 
-def echo_json(value: Any) -> None:
+def echo_json(value: Any, indent: int | None = 2) -> None:
     """Print what documents hold as JSON."""
     from bson import json_util
 
     options = json_util.RELAXED_JSON_OPTIONS
     click.echo(
-        json.dumps(_finite(json.loads(json_util.dumps(value, json_options=options))), indent=2)
+        json.dumps(_finite(json.loads(json_util.dumps(value, json_options=options))), indent=indent)
     )
 
 
