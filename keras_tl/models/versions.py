@@ -13,6 +13,7 @@ from keras_tl.models.aliases import record
 from keras_tl.models.buckets import key
 from keras_tl.storage import hooks, tensors
 from keras_tl.storage.blobs import Blobs
+from keras_tl.storage.cache import shared
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 #: Above this many tensors the manifest is a blob: a document ends at 16 MB.
 _INLINE_MANIFEST = 2000
-_GROUP = 64 << 20  # bytes of tensors encoded at a time
+_GROUP = 256 << 20  # bytes of tensors read at a time
 
 #: Names of bundle entries that are no tensors of the model.
 CONFIG = "@config"
@@ -90,32 +91,19 @@ def commit(
 def _upload(
     blobs: Blobs, manifest: list[dict[str, Any]], bundle: Mapping[str, np.ndarray]
 ) -> list[dict[str, Any]]:
-    entries: list[dict[str, Any]] = []
-    group: list[bytes] = []
-
-    def send() -> None:
-        for entry, name in zip(entries[-len(group) :], blobs.put_many(group), strict=True):
-            entry["hash"] = name
-
-    for item in manifest:
-        array = bundle[item["name"]]
-        group.append(tensors.dumps({"tensor": array}))
-        entries.append(
-            {
-                "path": item["path"],
-                "role": item["role"],
-                "shape": list(array.shape),
-                "dtype": array.dtype.name,
-                "bytes": array.nbytes,
-            }
-        )
-        if sum(map(len, group)) > _GROUP:
-            send()
-            group = []
-            hooks.phase("version-uploading")
-    if group:
-        send()
-    return entries
+    arrays = [bundle[item["name"]] for item in manifest]
+    names = blobs.put_many(tensors.pieces({"tensor": array}) for array in arrays)
+    return [
+        {
+            "path": item["path"],
+            "role": item["role"],
+            "shape": list(array.shape),
+            "dtype": array.dtype.name,
+            "bytes": array.nbytes,
+            "hash": name,
+        }
+        for item, array, name in zip(manifest, arrays, names, strict=True)
+    ]
 
 
 def _publish(
@@ -207,8 +195,17 @@ def entries(db: Database[dict[str, Any]], document: Mapping[str, Any]) -> list[d
     if document.get("manifest"):
         from bson import decode
 
-        return list(decode(Blobs(db).get(document["manifest"]))["tensors"])
+        return list(decode(_get(db, document["manifest"]))["tensors"])
     return list(document["tensors"])
+
+
+def config(db: Database[dict[str, Any]], document: Mapping[str, Any]) -> str | None:
+    """A version's config as JSON (`state.describe`), or `None` if it has none."""
+    return _get(db, document["config"]).decode() if document.get("config") else None
+
+
+def _get(db: Database[dict[str, Any]], name: str) -> bytes:
+    return bytes(shared().get_many(Blobs(db), [name])[name])
 
 
 def read(
@@ -218,6 +215,8 @@ def read(
     match: str | Sequence[str] | None = None,
 ) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
     """A version's tensors with their manifest entries, each checked against its hash.
+
+    Those in the cache of this machine are read from there; if all are, no server is needed.
 
     Raises:
         ValueError: if a blob is corrupt, naming the tensor.
@@ -236,7 +235,7 @@ def read(
             group.append(wanted.pop(0))
             size += group[-1]["bytes"]
         try:
-            found = blobs.get_many({entry["hash"] for entry in group})
+            found = shared().get_many(blobs, {entry["hash"] for entry in group})
             for entry in group:
                 yield entry, tensors.loads(found[entry["hash"]])["tensor"]
         except (KeyError, ValueError) as error:
