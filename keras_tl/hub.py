@@ -13,6 +13,7 @@ from keras_tl.storage.settings import configured
 if TYPE_CHECKING:
     import keras
 
+    from keras_tl.models import Run, RunRecord
     from keras_tl.models.history import Runs
     from keras_tl.models.catalog import Models
     from keras_tl.services import Stack
@@ -112,9 +113,36 @@ class Hub:
     @property
     def runs(self) -> Runs:
         """The runs of the project: `hub.runs[id].events("loss")`."""
-        from keras_tl.models.history import Runs
+        from keras_tl.models import Run, RunRecord
+    from keras_tl.models.history import Runs
 
         return Runs(self.connection)
+
+    def run(
+        self,
+        name: str,
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, Any] | None = None,
+        parent: Run | RunRecord | str | None = None,
+    ) -> Run:
+        """A run of your own, outside of `fit`: an evaluation, or what holds several runs together.
+
+        Args:
+            name: for people.
+            params: what identifies it for people.
+            tags: strings and numbers to find it by.
+            parent: the run that it is a part of, or its id.
+
+        Example:
+
+        ```python
+        with hub.run("evaluation", parent=logger.run) as run:
+            run.log(step=1, logs={"accuracy": 0.93})
+        ```
+        """
+        from keras_tl.models import Run
+
+        return Run(self.connection, name, params=params, tags=tags, parent=parent)
 
     def callbacks(
         self, model: str, run: str | None = None, **checkpoint: Any
