@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import itertools
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 
@@ -100,19 +100,33 @@ def _copy_metrics(client: Any, identity: str, run: RunRecord, known: set[str]) -
     """Log the rows that are not there yet: a store need not drop what is logged twice."""
     for kind in run.kinds():
         columns, present = reading.read_present(run.connection.db, run.document, (), kind)
-        times = np.rint(columns["time"] * 1000).astype("int64")
-        for name, column in columns.items():
-            if name in reading.INDEX or column.dtype != "float64":
-                continue
-            key = _name(name if kind == "epoch" else f"{kind}/{name}")
-            rows = list(zip(column.tolist(), times.tolist(), columns["step"].tolist(), strict=True))
-            if name in present:
-                rows = [row for row, has in zip(rows, present[name].tolist(), strict=True) if has]
-            if key in known:
-                history = client.get_metric_history(identity, key)
-                old = {_same(m.value, m.timestamp, m.step) for m in history}
-                rows = [row for row in rows if _same(*row) not in old]
-            _log(client, identity, metrics=[(key, *row) for row in rows])
+        _log(client, identity, metrics=_rows(client, identity, kind, columns, present, known))
+
+
+def _rows(
+    client: Any,
+    identity: str,
+    kind: str,
+    columns: Mapping[str, np.ndarray],
+    present: Mapping[str, np.ndarray],
+    known: set[str],
+) -> Iterator[tuple[str, float, int, int]]:
+    """Key, value, time in ms and step of each number that is not in MLflow."""
+    times = np.rint(columns["time"] * 1000).astype("int64").tolist()
+    for name, column in columns.items():
+        if name in reading.INDEX or column.dtype != "float64":
+            continue
+        key = _name(name if kind == "epoch" else f"{kind}/{name}")
+        has = present[name].tolist() if name in present else itertools.repeat(True)
+        old = set()
+        if key in known:
+            history = client.get_metric_history(identity, key)
+            old = {_same(m.value, m.timestamp, m.step) for m in history}
+        for value, moment, step, there in zip(
+            column.tolist(), times, columns["step"].tolist(), has, strict=False
+        ):
+            if there and _same(value, moment, step) not in old:
+                yield key, value, moment, step
 
 
 def _same(value: float, timestamp: int, step: int) -> tuple[Any, ...]:
@@ -124,7 +138,7 @@ def _same(value: float, timestamp: int, step: int) -> tuple[Any, ...]:
 def _log(
     client: Any,
     identity: str,
-    metrics: Sequence[tuple[str, float, int, int]] = (),
+    metrics: Iterable[tuple[str, float, int, int]] = (),
     params: Mapping[str, str] | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> None:
@@ -138,16 +152,17 @@ def _log(
         client.log_batch(identity, tags=some)
 
 
-def _slices(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    for at in range(0, len(values), size):
-        yield values[at : at + size]
+def _slices(values: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    rest = iter(values)
+    while some := list(itertools.islice(rest, size)):
+        yield some
 
 
 def _name(name: str) -> str:
     """A name that MLflow takes: others get their characters' codes, long ones their hash."""
     name = re.sub(r"[^/\w.\- ]", lambda found: f"_{ord(found[0]):x}", name)
-    parts = ["_" if part in ("", ".", "..") else part for part in name.split("/")]
-    name = "/".join(parts)
+    dots = {"": "_", ".": "_2e", "..": "_2e_2e"}
+    name = "/".join(dots.get(part, part) for part in name.split("/"))
     if len(name) > _KEY:
         name = f"{name[: _KEY - 17]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
     return name
@@ -170,7 +185,7 @@ def _attach_versions(client: Any, identity: str, run: RunRecord) -> None:
     db = run.connection.db
     there = {Path(file.path).name for file in client.list_artifacts(identity, "versions")}
     for document in db["versions"].find({"run": run.id, "deleted": None}).sort("version", 1):
-        name = f"{quote(document['model'], safe='')}-{document['version']}"
+        name = f"{_name(document['model']).replace('/', '_2f')}-{document['version']}"
         if f"{name}.json" in there:
             continue
         entries, bundle = [], {}
