@@ -243,8 +243,13 @@ def hold(db: Database[dict[str, Any]], model: str, session: ClientSession) -> di
         session=session,
     )
     if found is None:
-        raise KeyError(f"`key` must be the key of a model. Received: {model!r}")
+        raise no_model(model)
     return found
+
+
+def no_model(key: str) -> KeyError:
+    """What is raised where there is no such model."""
+    return KeyError(f"`key` must be the key of a model. Received: {key!r}")
 
 
 def record(

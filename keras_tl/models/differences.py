@@ -12,7 +12,6 @@ import numpy as np
 from keras_tl.models import versions
 from keras_tl.models.lineage import Range, ranges
 from keras_tl.models.selection import Selection, Version
-from keras_tl.storage.blobs import Blobs
 
 #: Old and new value by name; `MISSING` where there is none.
 Changes = Mapping[str, tuple[Any, Any]]
@@ -154,8 +153,8 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _config(db: Any, version: Version) -> Any:
-    digest = version.document.get("config")
-    return json.loads(Blobs(db).get(digest)) if digest else None
+    config = versions.config(db, version.document)
+    return json.loads(config) if config is not None else None
 
 
 def _git(run: Mapping[str, Any]) -> dict[str, Any]:

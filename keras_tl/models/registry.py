@@ -25,7 +25,6 @@ from keras_tl.models.lineage import Lineage
 from keras_tl.models.plain import plain
 from keras_tl.models.retention import Keep
 from keras_tl.models.selection import Reference, Version
-from keras_tl.storage.blobs import Blobs
 
 
 class Versions(aliases.Aliases):
@@ -67,12 +66,13 @@ class Versions(aliases.Aliases):
         ```
         """
         document = self.version(version).document
-        if document["config"] is None:
+        config = versions.config(self.connection.db, document)
+        if config is None:
             raise ValueError(
                 f"`load` needs a config, which Keras could not make of the model {self.key!r}: "
                 "build the model and use `restore_into`. Received: a version without one"
             )
-        model = state.revive(Blobs(self.connection.db).get(document["config"]).decode())
+        model = state.revive(config)
         self._restore(document, model, match, roles)
         return model
 

@@ -170,6 +170,8 @@ def delete_model(connection: Connection, key: str, force: bool = False) -> None:
         ValueError: if a run trains it and `force` is not given.
     """
     db = connection.db
+    if db["models"].find_one({"_id": key}, {"_id": 1}) is None:
+        raise aliases.no_model(key)
     liveness.mark_lost(db)
     running = db["runs"].find_one({"model": key, "state": {"$in": list(liveness.LIVE)}})
     if running is not None and not force:
