@@ -7,7 +7,7 @@ import warnings
 import weakref
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -17,6 +17,9 @@ from keras_tl.models import current, environment, resuming, runs, state, version
 from keras_tl.storage.connection import connect
 from keras_tl.streams import fitting
 from keras_tl.streams.identity import refusal
+
+if TYPE_CHECKING:
+    from keras_tl.models.retention import Keep
 
 
 class MongoCheckpoint(keras.callbacks.Callback):
@@ -44,10 +47,12 @@ class MongoCheckpoint(keras.callbacks.Callback):
         initial_value_threshold: value of `monitor` that a best version has to beat.
         run: name of the run, for people.
         tags: strings and numbers to keep with each version.
+        keep: which versions stay, as `keras_tl.models.Keep(last=5, best=3)`; `None`: all.
         flush_timeout: how long the end of `fit` waits for MongoDB at most, in s.
 
     Raises:
-        ValueError: for a `mode`, `save_freq` or `tags` that is none of the above.
+        ValueError: for a `mode`, `save_freq` or `tags` that is none of the above, and in `fit` if
+            another checkpoint of the same `fit` saves the same model.
 
     Example:
 
@@ -71,6 +76,7 @@ class MongoCheckpoint(keras.callbacks.Callback):
         *,
         run: str | None = None,
         tags: Mapping[str, Any] | None = None,
+        keep: Keep | None = None,
         flush_timeout: float = 10.0,
     ) -> None:
         super().__init__()
@@ -91,6 +97,7 @@ class MongoCheckpoint(keras.callbacks.Callback):
         self.best = initial_value_threshold
         self.name = run
         self.tags = _tags(tags or {})
+        self.keep = keep
         self.flush_timeout = flush_timeout
         self._refusal = partial(refusal, self.connection)
         self._run: runs.Run | None = None
@@ -105,9 +112,10 @@ class MongoCheckpoint(keras.callbacks.Callback):
     # `_first_batch` in this epoch before a resume, `_steps` in this epoch by this `fit`.
 
     def on_train_begin(self, logs: Any = None) -> None:
-        about = {"name": self.name, "model": self.key, "rank": environment.rank()}
-        self._run = current.join(self, self.model, self.connection, **about)
         self._others = states.siblings(self)
+        self._refuse_double()
+        about = {"name": self.name, "model": self._trained, "rank": environment.rank()}
+        self._run = current.join(self, self.model, self.connection, **about)
         self._first_step = self._steps = self._first_batch = 0
         self._epoch = -1
         self._end_epoch: _EndOfEpoch | None = None
@@ -115,7 +123,7 @@ class MongoCheckpoint(keras.callbacks.Callback):
         self._stream, self._streamed = None, 0
         fitting.forget()
         self._run.outbox.uploader.refused = None  # an earlier `fit` was told
-        self._resumed, self.awaited = resuming.claim(self.connection, self.key)
+        self._resumed, self.awaited = self._claim()
         if self._resumed is not None:
             self._resume(self._resumed)
 
@@ -124,31 +132,29 @@ class MongoCheckpoint(keras.callbacks.Callback):
         assert run is not None
         run.start()
         self._per_execution = self.model.steps_per_execution
+        skipped = run.skipped if self._epoch < 0 else 0
         if self._epoch < 0:
-            self._first_step, self._first_batch = run.start_step, run.start_batch
+            self._first_step, self._first_batch = run.start_step - skipped, run.start_batch
             self._forget_initial_epoch()
             # Only now: their own `on_train_begin` has reset them.
-            if self._resumed is not None and self._resumed["cursor"] is not None:
-                states.restore(self._resumed["callbacks"], [self, *self._others])
+            if self._resumed is not None and self._goes_on(self._resumed):
+                states.restore(
+                    self._resumed["callbacks"],
+                    [self, *self._others],
+                    versions.read(self.connection.db, self._resumed, ("callback",)),
+                )
         else:
             self._first_step, self._first_batch = self._first_step + self._steps, 0
-        self._epoch, self._steps, self._begun = epoch, 0, -self._per_execution
-        self._updates = states.updates(self.model)
+        self._epoch, self._steps, self._begun = epoch, skipped, skipped - self._per_execution
+        self._updates = states.updates(self.model) - skipped
         self._streamed = self._stream.trained if self._stream is not None else 0
-        fitting.expect(self)
+        self._fresh = True
+        self._expect()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        if batch == 0:
-            stream = fitting.attached(self)
-            if stream is not self._stream:
-                self._stream, self._streamed = stream, stream.trained if stream else 0
-            if self.awaited is not None and stream is not self.awaited:
-                raise ValueError(
-                    f"`x` of `fit` must be the stream that was made with resume={self.key!r}, "
-                    "since the model was put back to where that stream starts. Received: "
-                    f"{'another stream' if stream is not None else 'no stream'}"
-                )
-            self._restore_metrics()
+        if self._fresh:
+            self._fresh = False
+            self._begin_data()
         self._begun = batch
         self._advance(batch)
         if (
@@ -191,6 +197,53 @@ class MongoCheckpoint(keras.callbacks.Callback):
         """Take over what a version kept."""
         self.best = state["best"]
 
+    # What a callback that goes on in other data does otherwise.
+
+    @property
+    def _trained(self) -> str:
+        """The model that is trained, as the run names it."""
+        return self.key
+
+    def _claim(self) -> tuple[Mapping[str, Any] | None, Any]:
+        """The version that this `fit` starts from, and the stream that starts there."""
+        return resuming.claim(self.connection, self.key)
+
+    def _goes_on(self, version: Mapping[str, Any]) -> bool:
+        """Whether the training of the version goes on, or its weights begin another one."""
+        return version["cursor"] is not None
+
+    def _expect(self) -> None:
+        fitting.expect(self)
+
+    def _begin_data(self) -> None:
+        """Before the first batch of each epoch."""
+        stream = fitting.attached(self)
+        if stream is not self._stream:
+            self._stream, self._streamed = stream, stream.trained if stream else 0
+        if self.awaited is not None and stream is not self.awaited:
+            raise ValueError(
+                f"`x` of `fit` must be the stream that was made with resume={self.key!r}, "
+                "since the model was put back to where that stream starts. Received: "
+                f"{'another stream' if stream is not None else 'no stream'}"
+            )
+        if self._resumed is not None and self._first_batch:
+            self._restore_metrics(stream.example() if stream is not None else None)
+
+    def _extra(self) -> list[tuple[str, np.ndarray]]:
+        """Arrays that a version keeps beside the model's, with their paths."""
+        return states.arrays(self._others)
+
+    def _refuse_double(self) -> None:
+        for other in self._others:
+            if isinstance(other, MongoCheckpoint) and (
+                (other.key, other.connection.address, other.connection.project)
+                == (self.key, self.connection.address, self.connection.project)
+            ):
+                raise ValueError(
+                    "`model` must be another one for each checkpoint of a `fit`, or each version "
+                    f"would be there twice. Received: model={self._trained!r} twice"
+                )
+
     def _resume(self, version: Mapping[str, Any]) -> None:
         assert self._run is not None
         if version["cursor"] is None:  # trained on arrays: the stream is another training
@@ -207,11 +260,10 @@ class MongoCheckpoint(keras.callbacks.Callback):
         if self._resumed is not None:  # `fit` has read it; the model's next one starts at 0
             self.model._initial_epoch = None
 
-    def _restore_metrics(self) -> None:
+    def _restore_metrics(self, batch: Any) -> None:
         """An epoch that goes on in the middle has sums already; Keras has just reset them."""
-        if self._resumed is not None and self._first_batch:
-            batch = self._stream.example() if self._stream is not None else None
-            resuming.restore_metrics(self.connection, self._resumed, self.model, batch)
+        assert self._resumed is not None
+        resuming.restore_metrics(self.connection, self._resumed, self.model, batch)
 
     def _advance(self, steps: int) -> None:
         """Note that `steps` batches of this epoch are trained."""
@@ -252,6 +304,9 @@ class MongoCheckpoint(keras.callbacks.Callback):
             bundle = {e["name"]: bundle[e["name"]] for e in manifest}
         if self._config is not None:
             bundle[versions.CONFIG] = np.frombuffer(self._config.encode(), np.uint8)
+        for path, array in self._extra():
+            manifest.append({"name": path, "path": path, "role": "callback"})
+            bundle[path] = array
         about = {
             "id": f"{run.attempt}-{self._first_step + self._steps}-{uuid.uuid4().hex[:8]}",
             "model": self.key,
@@ -267,6 +322,7 @@ class MongoCheckpoint(keras.callbacks.Callback):
             if better
             else None,
             "tags": self.tags,
+            "keep": self.keep.to_dict() if self.keep is not None else None,
         }
         run.outbox.uploader.put(about, bundle, self._refusal)
         if self.verbose:

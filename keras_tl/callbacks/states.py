@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 # Keras' callbacks have no state protocol: these are the attributes that decide what they do next.
 _ATTRIBUTES: dict[str, tuple[str, ...]] = {
@@ -16,6 +17,7 @@ _ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "ReduceLROnPlateau": ("wait", "best", "cooldown_counter"),
     "ModelCheckpoint": ("best", "_batches_seen_since_last_saving", "_last_batch_seen"),
 }
+_WEIGHTS = "best_weights"  # of `EarlyStopping(restore_best_weights=True)`
 
 
 def siblings(callback: keras.callbacks.Callback) -> list[keras.callbacks.Callback]:
@@ -38,13 +40,12 @@ def collect(callbacks: Iterable[Any]) -> list[dict[str, Any]]:
     for callback in callbacks:
         kind = _kind(callback)
         if hasattr(callback, "get_state") and hasattr(callback, "set_state"):
-            state = callback.get_state()
             try:
-                json.dumps(state)
-            except (TypeError, ValueError) as error:
+                state = _checked(callback.get_state())
+            except (TypeError, ValueError, RecursionError) as error:
                 warnings.warn(
-                    f"The state of {kind} is not kept: `get_state` must return what JSON can "
-                    f"hold. Received: {error}",
+                    f"The state of {kind} is not kept: `get_state` must return what JSON and "
+                    f"BSON can hold. Received: {error}",
                     stacklevel=2,
                 )
                 continue
@@ -55,8 +56,35 @@ def collect(callbacks: Iterable[Any]) -> list[dict[str, Any]]:
     return found
 
 
-def restore(states: Iterable[Mapping[str, Any]], callbacks: Iterable[Any]) -> None:
-    """Give each callback its state back: the first of a class the first state of that class."""
+def arrays(callbacks: Iterable[Any]) -> list[tuple[str, np.ndarray]]:
+    """What Keras' own callbacks remember that is too large for a document, with its paths."""
+    found = []
+    for name, callback in _stopping(callbacks):
+        for i, array in enumerate(getattr(callback, _WEIGHTS, None) or []):
+            # A copy: on some backends these are the variables' own buffers.
+            found.append((f"{name}/{i}", np.array(keras.ops.convert_to_numpy(array), copy=True)))
+    return found
+
+
+def restore(
+    states: Iterable[Mapping[str, Any]],
+    callbacks: Iterable[Any],
+    tensors: Iterable[tuple[Mapping[str, Any], np.ndarray]] = (),
+) -> None:
+    """Give each callback its state back: the first of a class the first state of that class.
+
+    Args:
+        states: what `collect` returned.
+        callbacks: those that are to go on.
+        tensors: what `arrays` returned, as pairs of a manifest entry and its array.
+    """
+    callbacks = list(callbacks)
+    stored_arrays: dict[str, list[np.ndarray]] = {}
+    for entry, array in tensors:
+        stored_arrays.setdefault(entry["path"].rpartition("/")[0], []).append(array)
+    for name, callback in _stopping(callbacks):
+        if name in stored_arrays:
+            setattr(callback, _WEIGHTS, stored_arrays[name])
     waiting = list(states)
     for callback in callbacks:
         kind = _kind(callback)
@@ -94,6 +122,26 @@ def direction(model: keras.Model, monitor: str) -> str:
             if one.name == name and getattr(one, "_direction", None):
                 return "max" if one._direction == "up" else "min"
     return "max" if any(part in name for part in ("acc", "auc", "fmeasure")) else "min"
+
+
+def _stopping(callbacks: Iterable[Any]) -> list[tuple[str, Any]]:
+    stopping = [c for c in callbacks if _kind(c) == "EarlyStopping"]
+    return [(f"EarlyStopping/{i}/{_WEIGHTS}", c) for i, c in enumerate(stopping)]
+
+
+def _checked(state: Any) -> Any:
+    """The state as a document gives it back.
+
+    Raises:
+        ValueError: if no document can hold it, naming what.
+    """
+    from bson import decode, encode
+    from bson.errors import BSONError
+
+    try:
+        return decode(encode({"state": json.loads(json.dumps(state))}))["state"]
+    except (BSONError, OverflowError) as error:
+        raise ValueError(str(error)) from error
 
 
 def _kind(callback: Any) -> str:
