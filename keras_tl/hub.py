@@ -113,8 +113,7 @@ class Hub:
     @property
     def runs(self) -> Runs:
         """The runs of the project: `hub.runs[id].events("loss")`."""
-        from keras_tl.models import Run, RunRecord
-    from keras_tl.models.history import Runs
+        from keras_tl.models.history import Runs
 
         return Runs(self.connection)
 
