@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import click
 
+from keras_tl.cli import orders  # noqa: F401  # commands of `runs`
 from keras_tl.cli.common import Commands
 from keras_tl.cli.models import models
 from keras_tl.cli.runs import runs
