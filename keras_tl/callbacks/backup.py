@@ -12,7 +12,7 @@ import numpy as np
 from keras_tl.callbacks import states
 from keras_tl.callbacks.checkpoint import MongoCheckpoint
 from keras_tl.callbacks.position import Position, epoch_iterator
-from keras_tl.models import resuming, versions
+from keras_tl.models import resuming
 from keras_tl.models.outbox import sync
 from keras_tl.streams.adapter import Feed
 
@@ -117,10 +117,9 @@ class MongoBackupAndRestore(MongoCheckpoint):
         if self._position is None:
             return
         if first and self._resumed is not None and self._place is not None:
-            tensors = versions.read(self.connection.db, self._resumed, ("callback",))
             random = {
                 entry["path"].removeprefix(_RANDOM): array
-                for entry, array in tensors
+                for entry, array in resuming.callback_tensors(self.connection, self._resumed)
                 if entry["path"].startswith(_RANDOM)
             }
             self._position.restore(self._place, random, epoch, self._batch)

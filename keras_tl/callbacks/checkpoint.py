@@ -141,7 +141,7 @@ class MongoCheckpoint(keras.callbacks.Callback):
                 states.restore(
                     self._resumed["callbacks"],
                     [self, *self._others],
-                    versions.read(self.connection.db, self._resumed, ("callback",)),
+                    resuming.callback_tensors(self.connection, self._resumed),
                 )
         else:
             self._first_step, self._first_batch = self._first_step + self._steps, 0

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_tl.models import state, versions
 from keras_tl.storage.connection import Connection
@@ -62,6 +63,13 @@ def restore(
         _build(connection, version, model)
     tensors = versions.read(_database(connection), version, roles, match)
     state.restore(model, tensors, roles, match)
+
+
+def callback_tensors(
+    connection: Connection, version: Mapping[str, Any]
+) -> list[tuple[dict[str, Any], np.ndarray]]:
+    """What callbacks remember that is too large for a document, with its manifest entries."""
+    return list(versions.read(connection.db, version, ("callback",)))
 
 
 def restore_metrics(

@@ -187,6 +187,7 @@ def test_a_resumed_epoch_is_finished_first(
     monkeypatch.setattr(resuming, "claim", lambda *_: (version, None))
     monkeypatch.setattr(resuming, "restore", lambda *_: None)
     monkeypatch.setattr(resuming, "restore_metrics", lambda *_: None)
+    monkeypatch.setattr(resuming, "callback_tensors", lambda *_: [])
     saved: list[dict[str, Any]] = []
     monkeypatch.setattr(Uploader, "put", lambda self, about, *_: saved.append(about))
     checkpoint = MongoCheckpoint(connection, "net", flush_timeout=0.0)
