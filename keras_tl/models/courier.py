@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_tl.models.buckets import Packed, buckets
+from keras_tl.models.buckets import Packed, buckets, unpack
 from keras_tl.models.refused import permanent, refuse
 from keras_tl.storage import hooks
 from keras_tl.storage.journal import DATA, Journal, Kind
@@ -262,7 +262,7 @@ def _summarise(db: Database[dict[str, Any]], document: dict[str, Any]) -> None:
         {"$set": {**last, "last_step": document["last_step"]}},
     )
     if document["kind"] == "epoch":
-        steps = np.frombuffer(document["index"]["step"], "<i8")
+        steps = unpack(document)["step"]
         best = {name: _best(name, column, steps) for name, column in columns.items()}
         found = {f"best.{name}": value for name, value in best.items() if value is not None}
         for name, column in columns.items():
