@@ -157,10 +157,12 @@ def test_no_secret_reaches_the_disk(fitted: Offline) -> None:
     path = outbox.outbox(fitted.connection).journal.path
     assert b"hunter2" not in path.read_bytes()
     documents = offline.documents(fitted.connection)
-    (params,) = (d["update"]["set"]["params"] for d in documents if "params" in d["update"]["set"])
+    (params,) = (
+        d["update"]["set"]["params"] for d in documents if "params" in d["update"].get("set", {})
+    )
     assert (params["api_key"], params["lr"]) == ("***", 1)
     assert documents[-1]["update"]["set"]["state"] == "finished"
-    assert any("env" in d["update"]["set"] for d in documents)
+    assert any("env" in d["update"].get("set", {}) for d in documents)
 
 
 def test_values_of_batches_are_running_means(fitted: Offline) -> None:
@@ -400,7 +402,7 @@ def test_a_fit_that_raised_is_a_run_of_its_own(connection: Connection) -> None:
     ends = {
         d["id"]: d["update"]["set"]["state"]
         for d in offline.documents(connection)
-        if "ended" in d["update"]["set"]
+        if "ended" in d["update"].get("set", {})
     }
     assert ends == {first.id: "failed", logger.run.id: "finished"}
 
@@ -416,7 +418,7 @@ def test_a_forked_process_ends_no_run_of_its_parent(connection: Connection) -> N
         runs._end_all()  # what the end of the process does
         os._exit(1 if runs.under_way else 0)
     assert os.waitpid(pid, 0)[1] == 0
-    assert not any("ended" in d["update"]["set"] for d in offline.documents(connection))
+    assert not any("ended" in d["update"].get("set", {}) for d in offline.documents(connection))
     logger.on_train_end()
 
 
