@@ -402,6 +402,18 @@ def test_what_a_real_run_says(hub: ktl.Hub, tmp_path: Path) -> None:
     assert json.dumps(found.events("loss")["loss"].tolist()) == "[0.5, 0.25, NaN]"
 
 
+def test_closing_a_hub_sends_what_was_logged_without_a_fit(mongodb: str, hub: ktl.Hub) -> None:
+    with ktl.Hub(mongodb, project=hub.project) as other:
+        run = Run(other.connection, "closed")
+        run.start()
+        run.log(1, 0, 0, {"loss": 0.5})
+        run.end()
+        box = outbox(other.connection)
+    assert box.closed and not box.journal.path.exists()
+    found = hub.runs[run.id]
+    assert (found.state, found.events(kind="batch")["loss"].tolist()) == ("finished", [0.5])
+
+
 def test_orders_go_through(hub: ktl.Hub) -> None:
     hub.connection.db["runs"].insert_one(document(1, state="running"))
     hub.connection.db["runs"].update_one({"_id": "run001"}, [{"$set": {"heartbeat": "$$NOW"}}])

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import keras
 
     from keras_tl.models import Run, RunRecord
-    from keras_tl.models.history import Runs
     from keras_tl.models.catalog import Models
+    from keras_tl.models.history import Runs
     from keras_tl.services import Stack
     from keras_tl.streams import Producer, Stream
 
@@ -230,9 +230,11 @@ class Hub:
         """
         import sys
 
-        # Only if something was logged: a hub that only reads has no outbox.
-        if "keras_tl.models.current" in sys.modules:
-            sys.modules["keras_tl.models.current"].close(self.connection, timeout)
+        # Only if something can have been logged: a hub that only reads has no outbox.
+        if "keras_tl.models.outbox" in sys.modules:
+            from keras_tl.models import current
+
+            current.close(self.connection, timeout)
         self.connection.close()
         if self._stack is not None:
             self._stack.close()
