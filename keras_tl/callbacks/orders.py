@@ -170,8 +170,8 @@ def _find(model: keras.Model, name: str) -> keras.Variable | str:
         if not isinstance(rate, keras.Variable):
             return "`learning_rate` follows a schedule, which would set it again in each step."
         return rate
-    variables = [v for v in getattr(optimizer, "variables", ()) if v.name != "iterations"]
-    if not hasattr(optimizer, "learning_rate"):  # of an optimizer made of several
+    variables = [v for v in getattr(optimizer, "variables", ()) if v.name != "iteration"]
+    if not hasattr(optimizer, "learning_rate"):  # made of several: nobody reads its own rate
         variables = [v for v in variables if v is not rate]
     settable = [
         [v for v in group if tuple(v.shape) == ()]

@@ -188,7 +188,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"weight_decay": 0.5}, "`weight_decay` is a constant of the compiled step"),
     ({"kernel": 1.0}, "Received: kernel"),
     ({"scale": 1.0}, "Received: scale"),  # the optimizer trains it
-    ({"iterations": 0}, "Received: iterations"),
+    ({"iterations": 0}, "`iterations` is|Received: iterations"),
+    ({"iteration": 0}, "Received: iteration"),
     ({"alpha": 1e300}, "`alpha` must be a finite float32. Received: 1e\\+300"),
     ({"alpha": True}, "`alpha` must be a finite float32. Received: True"),
     ({"count": 1.5}, "`count` must be a finite int32. Received: 1.5"),
