@@ -48,6 +48,8 @@ class Uploader:
         self._verify: dict[str, Verify | None] = dict.fromkeys(waiting or (), verify)
         #: Why a version was refused; training on what it was trained on makes no sense.
         self.refused: Exception | None = None
+        #: Called with the document of each version that is committed, in the uploader's thread.
+        self.on_commit: list[Callable[[Mapping[str, Any]], None]] = []
         self.dropped = 0
         self._complained = False
         self._waiting: dict[str, dict[str, Any]] = dict(waiting or {})
@@ -206,14 +208,23 @@ class Uploader:
         hooks.phase("version-verified")
         db = self.connection.db
         try:
-            versions.commit(db, about, tensors.loads(data), self._note_session)
+            document = versions.commit(db, about, tensors.loads(data), self._note_session)
         except Exception as error:
             if not permanent(error):
                 raise
             self._set_aside(about, error)
             return 0
         self._forget(about["id"])
+        self._tell(document)
         return 1
+
+    def _tell(self, document: Mapping[str, Any]) -> None:
+        for callback in list(self.on_commit):
+            try:
+                callback(document)
+            except Exception:
+                self.on_commit.remove(callback)
+                log.warning("%r fails and is called no more:", callback, exc_info=True)
 
     def _set_aside(self, about: dict[str, Any], error: Exception) -> None:
         path = self._path(about["id"])
