@@ -27,7 +27,7 @@ class TensorChange:
 
     Args:
         path: the variable's path, in the newer version if it is there.
-        role: one of `trainable`, `non_trainable`, `seed`, `optimizer`, `metric`.
+        role: one of `trainable`, `non_trainable`, `seed`, `optimizer`.
         change: `"added"`, `"removed"` or `"changed"`.
         shape: old and new shape; `None` where there is none.
         dtype: old and new dtype; `None` where there is none.
@@ -166,7 +166,11 @@ Pair = tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]
 
 
 def _tensors(db: Any, old: Version, new: Version, values: bool) -> tuple[list[TensorChange], int]:
-    pairs = _pair(versions.entries(db, old.document), versions.entries(db, new.document))
+    # The running sums of an epoch's metrics are no part of what was learnt.
+    before, after = (
+        [e for e in versions.entries(db, v.document) if e["role"] != "metric"] for v in (old, new)
+    )
+    pairs = _pair(before, after)
     differ = [(a, b) for a, b in pairs if a is None or b is None or a["hash"] != b["hash"]]
     distances = _distances(db, old, new, differ) if values else {}
     found = []

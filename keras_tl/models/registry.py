@@ -244,6 +244,8 @@ class Versions(aliases.Aliases):
     def to_keras(self, path: str | os.PathLike[str], version: Reference = "latest") -> None:
         """Write a version with its optimizer to a `.keras` file, for `keras.models.load_model`.
 
+        Such a file holds no states of seed generators: these begin anew.
+
         Raises:
             KeyError: if there is no such version, or it was deleted.
             ValueError: if `path` does not end in `.keras`, or as for `load`.
