@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
+
+from keras_tl.models import buffers
+
+_T = TypeVar("_T")
 
 #: In the order of capture. `metric` is what running means have summed up in this epoch.
 ROLES = ("trainable", "non_trainable", "seed", "optimizer", "metric")
@@ -41,16 +45,19 @@ def capture(model: keras.Model) -> tuple[list[dict[str, Any]], dict[str, np.ndar
     """Copy every variable; a copy, since the next step may reuse the buffers.
 
     Returns:
-        The manifest `[{name, path, role}]`, and the arrays by `name`.
+        The manifest `[{name, path, role}]`, and the arrays by `name`, a `buffers.Bundle`: who is
+        done with it may `release` it, so that the next capture need not ask for memory.
     """
     synchronise(model)
     _build_optimizer(model)  # a version that lacks its variables could not be restored
-    manifest, arrays = [], {}
-    for i, (role, variable) in enumerate(variables(model)):
-        name = f"{i:05d}"
-        manifest.append({"name": name, "path": variable.path, "role": role})
-        arrays[name] = np.array(keras.ops.convert_to_numpy(variable.value), copy=True)
-    return manifest, arrays
+    found = list(variables(model))
+    manifest = [
+        {"name": f"{i:05d}", "path": variable.path, "role": role}
+        for i, (role, variable) in enumerate(found)
+    ]
+    values = buffers.views(variable for _, variable in found)
+    names = [entry["name"] for entry in manifest]
+    return manifest, buffers.copy(zip(names, values, strict=True))
 
 
 def describe(model: keras.Model) -> str | None:
@@ -98,33 +105,48 @@ def restore(
     Raises:
         ValueError: if the model is not the one that was stored, or has nothing that `match` names.
     """
+    found = pairs(model, tensors, roles, match)
+    for variable, array in found:
+        if tuple(variable.shape) != array.shape:
+            raise ValueError(
+                f"`model` must have the stored shape {array.shape} for {variable.path}. "
+                f"Received: {tuple(variable.shape)}"
+            )
+    for variable, array in found:  # only once all of them fit
+        variable.assign(array)
+
+
+def pairs(
+    model: keras.Model,
+    stored: Iterable[tuple[Mapping[str, Any], _T]],
+    roles: Iterable[str] = ROLES[:4],
+    match: str | Sequence[str] | None = None,
+) -> list[tuple[keras.Variable, _T]]:
+    """Which variable each stored thing belongs to; arguments and errors as of `restore`."""
     roles = set(roles)
     if "optimizer" in roles:
         _build_optimizer(model)
     chosen = matcher(match)
-    stored: dict[str, list[tuple[str, np.ndarray]]] = {role: [] for role in roles}
-    for entry, array in tensors:
+    have: dict[str, list[tuple[str, _T]]] = {role: [] for role in roles}
+    for entry, thing in stored:
         if entry["role"] in roles and chosen(entry["path"]):
-            stored[entry["role"]].append((entry["path"], array))
-    wanted: dict[str, list[keras.Variable]] = {role: [] for role in roles}
+            have[entry["role"]].append((entry["path"], thing))
+    want: dict[str, list[keras.Variable]] = {role: [] for role in roles}
     for role, variable in variables(model):
         if role in roles:
-            wanted[role].append(variable)
-    find = _pair if match is None else _common
-    pairs = [
-        pair
-        for role in ROLES
-        if stored.get(role)
-        for pair in find(role, stored[role], wanted[role])
-    ]
-    if match is not None and not pairs:
+            want[role].append(variable)
+    found: list[tuple[keras.Variable, _T]] = []
+    for role in (role for role in ROLES if have.get(role)):
+        if match is None:
+            found += _pair(role, have[role], want[role])
+        else:
+            found += _common(have[role], want[role])
+    if match is not None and not found:
         raise ValueError(
             "`match` must name tensors that the version holds and `model` has. "
             f"Received: match={match!r}"
         )
-    _check_shapes(pairs)
-    for _, variable, array in pairs:  # only once all of them fit
-        variable.assign(array)
+    return found
 
 
 def matcher(match: str | Sequence[str] | None) -> Callable[[str], bool]:
@@ -153,8 +175,8 @@ def _build_optimizer(model: keras.Model) -> None:
 
 
 def _pair(
-    role: str, have: Sequence[tuple[str, np.ndarray]], want: Sequence[keras.Variable]
-) -> list[tuple[str, keras.Variable, np.ndarray]]:
+    role: str, have: Sequence[tuple[str, _T]], want: Sequence[keras.Variable]
+) -> list[tuple[keras.Variable, _T]]:
     by_path = dict(have)
     if len(have) != len(want):
         raise ValueError(
@@ -162,16 +184,16 @@ def _pair(
             f"Received: a model with {len(want)}"
         )
     if len(by_path) == len(want) and all(v.path in by_path for v in want):
-        return [(role, v, by_path[v.path]) for v in want]
-    return [(role, v, array) for v, (_, array) in zip(want, have, strict=True)]
+        return [(v, by_path[v.path]) for v in want]
+    return [(v, thing) for v, (_, thing) in zip(want, have, strict=True)]
 
 
 def _common(
-    role: str, have: Sequence[tuple[str, np.ndarray]], want: Sequence[keras.Variable]
-) -> list[tuple[str, keras.Variable, np.ndarray]]:
+    have: Sequence[tuple[str, _T]], want: Sequence[keras.Variable]
+) -> list[tuple[keras.Variable, _T]]:
     by_path = dict(have)
     find = same_path(by_path)
-    return [(role, v, by_path[path]) for v in want if (path := find(v.path)) is not None]
+    return [(v, by_path[path]) for v in want if (path := find(v.path)) is not None]
 
 
 def same_path(known: Iterable[str]) -> Callable[[str], str | None]:
@@ -200,12 +222,3 @@ def same_path(known: Iterable[str]) -> Callable[[str], str | None]:
         return found[0] if len(found) == 1 and "/" in min(path, found[0], key=len) else None
 
     return find
-
-
-def _check_shapes(pairs: Iterable[tuple[str, keras.Variable, np.ndarray]]) -> None:
-    for role, variable, array in pairs:
-        if tuple(variable.shape) != array.shape:
-            raise ValueError(
-                f"`model` must have the stored shape {array.shape} for {variable.path} ({role}). "
-                f"Received: {tuple(variable.shape)}"
-            )

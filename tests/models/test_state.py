@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_tl.models import state
+from keras_tl.models import buffers, state
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -89,6 +89,40 @@ def test_a_capture_is_a_copy(trained: keras.Model) -> None:
     assert any(not np.array_equal(after[n], arrays[n]) for n in arrays)
 
 
+def test_released_memory_is_used_again_and_never_beneath_a_capture(trained: keras.Model) -> None:
+    buffers.clear()
+    first, second = state.capture(trained)[1], state.capture(trained)[1]
+    kept = {name: array.copy() for name, array in second.items()}
+    where = {array.ctypes.data for array in first.values()}
+    first.release()  # type: ignore[attr-defined]
+    assert not first  # nobody can look at what the next capture writes
+    first.release()  # type: ignore[attr-defined]  # twice is once
+    train(trained)
+    third, fourth = state.capture(trained)[1], state.capture(trained)[1]
+    assert {array.ctypes.data for array in third.values()} == where
+    assert not any(np.shares_memory(a, b) for a in fourth.values() for b in third.values())
+    assert_equal(list(second.values()), list(kept.values()))
+    assert any(not np.array_equal(third[name], kept[name]) for name in kept)
+    assert_equal(list(third.values()), values(trained, *state.ROLES))
+    other = network(units=7)
+    third.release()  # type: ignore[attr-defined]
+    captured = state.capture(other)[1]  # of another size
+    assert_equal(list(captured.values()), values(other, *state.ROLES))
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint8", "int32", "bfloat16", "float8_e4m3fn"])
+def test_variables_of_every_dtype_are_captured_as_they_are(dtype: str) -> None:
+    """Also scalars and empty ones, which share their place with their neighbours."""
+    made = [
+        keras.Variable(np.ones(shape), dtype=dtype, trainable=False)
+        for shape in ((), (3, 5), (0, 2), (1,))
+    ]
+    found = buffers.copy(zip("abcd", buffers.views(made), strict=True))
+    assert [array.dtype.name for array in found.values()] == [dtype] * 4
+    assert [array.shape for array in found.values()] == [(), (3, 5), (0, 2), (1,)]
+    assert all((array.astype("float32") == 1).all() for array in found.values())
+
+
 @pytest.mark.parametrize("renamed", [False, True])
 def test_what_is_restored_trains_on_as_the_original(trained: keras.Model, renamed: bool) -> None:
     model = trained
@@ -148,6 +182,30 @@ def test_another_model_is_refused_and_nothing_is_assigned(
     deeper = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4), network()])
     with pytest.raises(ValueError, match="`model` must have the 6 trainable variables .* Received"):
         state.restore(deeper, stored)
+
+
+def test_part_of_a_version_is_restored_by_path() -> None:
+    def model(head: int) -> keras.Model:
+        inputs = keras.Input((4,))
+        hidden = keras.layers.Dense(5, name="body")(inputs)
+        return keras.Model(inputs, keras.layers.Dense(head, name="head")(hidden))
+
+    old, new = model(1), model(3)
+    manifest, arrays = state.capture(old)
+    stored = [(entry, arrays[entry["name"]]) for entry in manifest]
+    head = new.get_layer("head").get_weights()
+    state.restore(new, stored, match=["body/ker*", "gone/*"])
+    np.testing.assert_array_equal(
+        new.get_layer("body").get_weights()[0], old.get_layer("body").get_weights()[0]
+    )
+    assert_equal(new.get_layer("head").get_weights(), head)
+    with pytest.raises(ValueError, match="stored shape"):
+        state.restore(new, stored, match="*")
+    with pytest.raises(ValueError, match="`match` must name tensors .* Received: match='gone/"):
+        state.restore(new, stored, match="gone/*")
+    for wrong in ([], ["a", 1]):
+        with pytest.raises(ValueError, match="`match` must be a glob or a list"):
+            state.restore(new, stored, match=wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "mixed_bfloat16"])
