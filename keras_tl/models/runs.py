@@ -182,18 +182,31 @@ class Run(Events):
             return self.log(step, epoch, batch, numbers, kind)  # what is no number is not kept
         journal.append(Kind.ROW, row, droppable=kind == "batch")
 
-    def end(self, state: str | None = None) -> None:
+    def end(self, state: str | None = None, error: str | None = None) -> None:
         """Say that the run is over: `finished`, `failed` or `stopped`; default: its `outcome`."""
+        while self.on_end:
+            self.on_end.pop()()
         if self.started and self.rank == 0:
             if self._describing is not None:
                 self._describing.join(2.0)  # a short run is described, too
             self.outbox.beat(self.id, None)
             ended = datetime.datetime.now(datetime.UTC)
-            own = {"attempt": self.attempt}
-            self.outbox.document(
-                "runs", self.id, own, set={"state": state or self.outcome, "ended": ended}
-            )
+            about = {"state": state or self.outcome, "ended": ended}
+            if error is not None:
+                about["error"] = error
+            self.outbox.document("runs", self.id, {"attempt": self.attempt}, set=about)
         under_way.pop(id(self), None)
+
+    def __enter__(self) -> Run:
+        self.start()
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: Any) -> None:
+        if error is None:
+            self.end()
+        else:
+            self.end("failed", error.__name__)
+        self.outbox.flush()
 
     def _describe(self) -> None:
         git = environment.git()
