@@ -145,13 +145,13 @@ def show_versions(model: Versions, limit: int = 20) -> None:
         title=escape(f"model {model.key}"),
         title_justify="left",
     )
-    for i, version in enumerate(model):
+    for i, version in enumerate(model.where(limit + 1)):
         if i == limit:
             table.add_row("...")
             break
         table.add_row(
             str(version.number),
-            ", ".join(names.get(version.number, [])),
+            escape(", ".join(names.get(version.number, []))),
             "" if version.parent is None else str(version.parent),
             str(version.epoch),
             str(version.step),

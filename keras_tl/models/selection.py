@@ -132,7 +132,7 @@ class Selection:
 
     def __iter__(self) -> Iterator[Version]:
         """The versions, newest first, without those that were deleted."""
-        return iter(self.where())
+        return map(Version, self._kept().sort("version", -1))
 
     def __len__(self) -> int:
         return int(self._collection.count_documents({"model": self.key, "deleted": None}))
@@ -232,9 +232,12 @@ class Selection:
         hub.models["digits"].where(step__gte=1000, **{"metrics.val_loss__lt": 0.1})
         ```
         """
-        query = {"$and": [{"model": self.key, "deleted": None}, compile_query(conditions, _FIELDS)]}
-        cursor = self._collection.find(query).sort("version", -1).limit(limit)
-        return [Version(document) for document in cursor]
+        found = self._kept(compile_query(conditions, _FIELDS)).sort("version", -1).limit(limit)
+        return [Version(document) for document in found]
+
+    def _kept(self, query: Mapping[str, Any] | None = None) -> Any:
+        own = {"model": self.key, "deleted": None}
+        return self._collection.find({"$and": [own, query]} if query else own)
 
     def chain(self, version: Reference = "latest") -> list[Version]:
         """A version and those it was trained from, newest first, also deleted ones.
