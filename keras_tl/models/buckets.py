@@ -79,16 +79,18 @@ def buckets(
         elif kind == Kind.EVENT:
             event = json.loads(bytes(payload))
             events.setdefault(event["columns"], []).append((number, len(payload), event))
-    found = []
+    found: list[tuple[int, dict[str, Any]]] = []
     for (column, length), blocks in rows.items():
-        packed, first = np.concatenate(blocks), np.concatenate(numbers[column, length])
+        packed, numbered = np.concatenate(blocks), np.concatenate(numbers[column, length])
         most = max(1, _LIMIT // length)
         for at in range(0, len(packed), most):
-            found.append(_rows(columns[column], int(first[at]), packed[at : at + most]))
+            number = int(numbered[at])
+            found.append((number, _rows(columns[column], number, packed[at : at + most])))
     for column, logged in events.items():
         for part in _parts(logged):
-            found.append(_events(columns[column], part[0][0], [event for _, _, event in part]))
-    return found
+            number = part[0][0]
+            found.append((number, _events(columns[column], number, [e for _, _, e in part])))
+    return [document for _, document in sorted(found, key=lambda pair: pair[0])]
 
 
 def _bytes(payload: bytes | np.ndarray) -> np.ndarray:

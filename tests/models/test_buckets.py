@@ -152,3 +152,39 @@ def test_no_document_reaches_what_mongodb_refuses() -> None:
     documents = buckets.buckets(events, {0: about(0, None, "drift")})
     assert max(len(encode(d)) for d in documents) < 16 << 20
     assert sum(d["n"] for d in documents) == 30
+
+
+@given(
+    columns=st.lists(st.integers(0, 2), min_size=1, max_size=40),
+    cuts=st.sets(st.integers(1, 39)),
+)
+def test_documents_do_not_depend_on_how_rows_were_taken_together(
+    columns: list[int], cuts: set[int]
+) -> None:
+    """Read again, the journal may fall into other pieces; a chunk must stay the same."""
+    known = {i: about(i, ["a", "b"]) | {"run": f"r{i}"} for i in range(3)}
+    rows = [row(c, i // 2, 0, i, 0.5 * i, -1.0) for i, c in enumerate(columns)]
+    single = [(5 + i, Kind.ROW, payload) for i, payload in enumerate(rows)]
+    bounds = sorted({0, len(rows), *(cut for cut in cuts if cut < len(rows))})
+    blocks: list[buckets.Packed] = [
+        (5 + i, Kind.ROW, np.frombuffer(b"".join(rows[i:j]), np.uint8).reshape(j - i, -1))
+        for i, j in zip(bounds, bounds[1:], strict=False)
+    ]
+    found = buckets.buckets(blocks, known)
+    assert found == buckets.buckets(single, known)
+    assert {d["_id"] for d in found} == {f"r{c}/a/0/{5 + columns.index(c)}" for c in set(columns)}
+
+
+def test_an_index_takes_few_bytes() -> None:
+    """What steps one at a time takes a byte a row, wherever it starts."""
+    start, n = 2**40, 5000
+    rows = [
+        (i, Kind.ROW, row(0, start + i, 7, i % 500, 0.0, time=1.7e9 + i / 3000)) for i in range(n)
+    ]
+    (document,) = buckets.buckets(rows, {0: about(0, ["loss"])})
+    sizes = {name: len(packed["delta"]) for name, packed in document["index"].items()}
+    assert sizes == {
+        **{"step": n - 1, "epoch": n - 1},  # bytes
+        **{"batch": 2 * (n - 1), "time": 2 * (n - 1)},
+    }
+    assert buckets.unpack(document)["step"].tolist() == list(range(start, start + n))

@@ -92,6 +92,47 @@ def test_reads_on_from_any_record(
     journal.close()
 
 
+def rows(n: int) -> list[bytes]:
+    """Rows of two lengths, in runs that are short, long, and longer than what is read at once."""
+    lengths = [58] * 3 + [42, 58] * 20 + [42, 42, 58] * 10 + [58] * n + [42] * 70 + [58]
+    return [i.to_bytes(4, "little") * (length // 2) for i, length in enumerate(lengths)]
+
+
+def test_rows_of_one_length_come_together(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "a.journal")
+    payloads = rows(30_000)  # 4 MB
+    for i, payload in enumerate(payloads):
+        journal.append(Kind.ROW, payload)
+        if i % 9000 == 0:
+            journal.append(Kind.EVENT, payload)
+    blocks = [block for block in journal.blocks() if block.kind == Kind.ROW]
+    assert [payload for block in blocks for payload in block.payloads()] == payloads
+    assert [row.tobytes() for block in blocks for row in block.rows()] == payloads
+    assert len(blocks) < 100
+    assert len(list(journal.read())) == 1 + len(payloads) + 4
+    ends = {record.end for record in journal.read()}
+    some = max(blocks, key=lambda block: block.n)
+    assert {some.end, some.first(1).end, some.first(17).end} < ends
+    assert list(some.first(17).payloads()) == list(some.payloads())[:17]
+    journal.close()
+
+
+@pytest.mark.parametrize("at", [0, 1, 500, 999])
+@pytest.mark.parametrize("byte", [0, 5, 8, 9, 60])  # of length, checksum, kind and payload
+def test_a_damaged_row_among_others_ends_the_journal(tmp_path: Path, at: int, byte: int) -> None:
+    path = tmp_path / "a.journal"
+    journal = Journal(path)
+    first = journal.size
+    payloads = [i.to_bytes(4, "little") * 14 for i in range(1000)]
+    for payload in payloads:
+        journal.append(Kind.ROW, payload)
+    journal.close()
+    data = bytearray(path.read_bytes())
+    data[first + at * 65 + byte] ^= 4
+    path.write_bytes(data)
+    assert reopened(path) == [(Kind.ROW, payload) for payload in payloads[:at]]
+
+
 @given(records=RECORDS.filter(bool), cut=st.integers(1, 100))
 def test_torn_tail(fresh: Callable[[], Path], records: list[tuple[int, bytes]], cut: int) -> None:
     path = fresh()
