@@ -44,6 +44,13 @@ def ring(connection: Connection, kind: str, **payload: Any) -> None:
         found.put(json.dumps({**payload, "kind": kind}).encode())
 
 
+def close(connection: Connection, timeout: float = 5.0) -> None:
+    """Let what was rung be sent, at most for `timeout` s, and let go of the broker."""
+    found = _ringers.pop((id(connection), os.getpid()), None)
+    if found is not None:
+        found.close(timeout)
+
+
 class Listener:
     """Hears the rings of one kind from its making on.
 
@@ -131,22 +138,31 @@ class _Ringer:
         self.connection = connection  # kept, so that its id stays its own
         self._waiting: deque[bytes] = deque(maxlen=100)
         self._changed = threading.Condition()
-        self._alive = False
+        self._alive = self._closing = False
 
     def put(self, message: bytes) -> None:
         with self._changed:
             self._waiting.append(message)
             self._changed.notify_all()
             if not self._alive:
-                self._alive = True
-                threading.Thread(target=self._work, name="keras_tl-ring", daemon=True).start()
+                self._start()
+
+    def _start(self) -> None:
+        self._alive = True
+        threading.Thread(target=self._work, name="keras_tl-ring", daemon=True).start()
+
+    def close(self, timeout: float) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._alive, timeout)
 
     def _work(self) -> None:
         producer: Any = None
         while True:
             with self._changed:
-                if not self._changed.wait_for(lambda: self._waiting, _IDLE):
-                    self._alive = False
+                self._changed.wait_for(lambda: self._waiting or self._closing, _IDLE)
+                if not self._waiting:
                     break
                 messages = list(self._waiting)
                 self._waiting.clear()
@@ -161,6 +177,11 @@ class _Ringer:
                 _complain(error)
         if producer is not None:
             producer.close(1.0)
+        with self._changed:
+            self._alive = False
+            self._changed.notify_all()
+            if self._waiting:  # rung meanwhile
+                self._start()
 
 
 _ringers: dict[tuple[int, int], _Ringer] = {}
