@@ -134,8 +134,7 @@ def reports(connection: Connection) -> list[dict[str, Any]]:
     return [d["update"]["set"] for d in found if d["collection"] == "orders"]
 
 
-@pytest.mark.parametrize("jit", [False, "auto"])
-@pytest.mark.parametrize("execution", [1, 4])
+@pytest.mark.parametrize("execution, jit", [(1, False), (1, True), (4, True)])
 def test_a_rate_set_at_a_step_trains_as_in_a_fit_cut_there(
     connection: Connection, execution: int, jit: Any
 ) -> None:
