@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import mmap
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from keras_tl.models import versions
+from keras_tl.models.buffers import Bundle
 from keras_tl.models.plain import plain
 from keras_tl.models.refused import permanent, refuse
 from keras_tl.storage import hooks, tensors
@@ -48,10 +50,11 @@ class Uploader:
         self._verify: dict[str, Verify | None] = dict.fromkeys(waiting or (), verify)
         #: Why a version was refused; training on what it was trained on makes no sense.
         self.refused: Exception | None = None
-        #: Called with the document of each version that is committed, in the uploader's thread.
+        #: Called in the uploader's thread with the document of each version that was committed.
         self.on_commit: list[Callable[[Mapping[str, Any]], None]] = []
         self.dropped = 0
         self._complained = False
+        self._unpruned = False
         self._waiting: dict[str, dict[str, Any]] = dict(waiting or {})
         self._captured: tuple[dict[str, Any], dict[str, np.ndarray]] | None = None
         self._disk = threading.Lock()
@@ -65,11 +68,13 @@ class Uploader:
     ) -> None:
         """Take a captured version over; never waits.
 
-        At most two versions wait: if a third comes, the older of those not being sent gives way.
+        At most two versions wait, and beside them the best one if it is neither: if another
+        comes, the older of those not being sent gives way.
 
         Args:
-            about: what `versions.commit` wants to know.
-            bundle: arrays by name.
+            about: what `versions.commit` wants to know, and `keep`: the policy by which older
+                versions are deleted afterwards (`Keep.to_dict`), or `None` for the stored one.
+            bundle: arrays by name; their memory is given back when they are on the disk.
             verify: asked before the commit whether the version's cursor still holds.
         """
         # A tag that no document can hold would hold the version up for ever.
@@ -79,8 +84,14 @@ class Uploader:
         }
         with self._changed:
             if self._captured is not None:
-                self._verify.pop(self._captured[0]["id"], None)
+                held, arrays = self._captured
+                if _beats(held, about):  # the disk is behind, and memory is for one
+                    self._drop()
+                    _release(bundle)
+                    return
+                self._verify.pop(held["id"], None)
                 self._drop()
+                _release(arrays)
             self._captured = (about, bundle)
             self._verify[about["id"]] = verify
             if self._thread is None:
@@ -166,14 +177,17 @@ class Uploader:
     def _store(self, about: dict[str, Any], bundle: dict[str, np.ndarray]) -> None:
         hooks.phase("version-captured")
         with self._changed:
-            late = list(self._waiting)[1:]
-        for identity in late:
-            self._forget(identity)
-            self._drop()
+            late = list(self._waiting.values())[1:]
+        for other in late:
+            if not _beats(other, about):
+                self._forget(other["id"])
+                self._drop()
         path = self._path(about["id"])
         temporary = path.with_suffix(".part")
         try:
-            temporary.write_bytes(tensors.dumps(bundle))
+            with open(temporary, "wb") as file:
+                for piece in tensors.pieces(bundle):
+                    file.write(piece)
             os.replace(temporary, path)
             hooks.phase("version-stored")
             with self._changed:  # or compacting could miss the record
@@ -184,6 +198,8 @@ class Uploader:
             path.unlink(missing_ok=True)
             log.warning("A version of %r could not be kept on disk: %s", about["model"], error)
             return
+        finally:
+            _release(bundle)
         hooks.phase("version-journalled")
 
     def _send(self, about: dict[str, Any], *, keep: bool = False) -> int:
@@ -200,7 +216,8 @@ class Uploader:
                 self._forget(about["id"])
                 return 0
         try:
-            data = self._path(about["id"]).read_bytes()
+            with open(self._path(about["id"]), "rb") as file:
+                data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except FileNotFoundError:
             log.warning("A version of %r is gone: its file was deleted.", about["model"])
             self._forget(about["id"])
@@ -215,8 +232,24 @@ class Uploader:
             self._set_aside(about, error)
             return 0
         self._forget(about["id"])
+        self._prune(about)
         self._tell(document)
         return 1
+
+    def _prune(self, about: Mapping[str, Any]) -> None:
+        from keras_tl.models import retention
+
+        try:
+            retention.apply(self.connection, about["model"], about.get("keep"))
+        except Exception as error:  # the next commit tries again
+            if not self._unpruned:
+                self._unpruned = True
+                log.warning(
+                    "Older versions of %r could not be deleted as `keep` says: %s: %s",
+                    about["model"],
+                    type(error).__name__,
+                    str(error)[:300],
+                )
 
     def _tell(self, document: Mapping[str, Any]) -> None:
         for callback in list(self.on_commit):
@@ -277,3 +310,13 @@ class Uploader:
 
     def _path(self, identity: str) -> Path:
         return self.journal.path.with_name(f"{self.journal.path.stem}.{identity}.safetensors")
+
+
+def _beats(older: Mapping[str, Any], newer: Mapping[str, Any]) -> bool:
+    """Whether an older version is still the best, so that the newer one cannot stand for it."""
+    return older.get("best") is not None and newer.get("best") is None
+
+
+def _release(bundle: Mapping[str, np.ndarray]) -> None:
+    if isinstance(bundle, Bundle):
+        bundle.release()

@@ -51,11 +51,14 @@ def commit(
     Returns:
         The version's document.
     """
-    found = db["versions"].find_one({"_id": about["id"]})
-    if found is not None:
-        return found
+    from pymongo.errors import DuplicateKeyError
+
     blobs = Blobs(db)
+    clashes = 0
     while True:
+        found = db["versions"].find_one({"_id": about["id"]})
+        if found is not None:
+            return found
         entries = _upload(blobs, about["manifest"], bundle)
         config = bundle.get(CONFIG)
         document: dict[str, Any] = {
@@ -80,12 +83,28 @@ def commit(
         with db.client.start_session() as session:
             if note_session is not None:
                 note_session(bytes(session.session_id["id"]).hex())
-            done = session.with_transaction(
-                lambda s: _publish(db, blobs, about, document, names, s)  # noqa: B023
-            )
+            try:
+                done = session.with_transaction(
+                    lambda s: _publish(db, blobs, about, document, names, s)  # noqa: B023
+                )
+            except DuplicateKeyError:
+                # Another process committed this version, which the next round sees, or the number
+                # is taken: the model's counter is older than its versions, as after a restore.
+                clashes += 1
+                if clashes > 2:
+                    raise
+                _count_on(db, about["model"])
+                continue
         hooks.phase("version-committed")
         if done:
             return document
+
+
+def _count_on(db: Database[dict[str, Any]], model: str) -> None:
+    """Let the model's counter be no less than the numbers of its versions."""
+    newest = db["versions"].find_one({"model": model}, {"version": 1}, sort=[("version", -1)])
+    if newest is not None:
+        db["models"].update_one({"_id": model}, {"$max": {"next": newest["version"]}})
 
 
 def _upload(
