@@ -88,7 +88,8 @@ def test_best(command: Command) -> None:
     assert command.json("runs", "best", "loss", "--mode", "max")["_id"] == "second"
     only = command.json("runs", "best", "loss", "--where", "params.lr__lt=0.15")
     assert (only["_id"], only["epochs"]["loss"]) == ("first", [0.5, None, 0.25])
-    assert "run second" in command("runs", "best", "loss").stdout
+    shown = command("runs", "best", "loss").stdout
+    assert "run second" in shown and "params: lr 0.2" in shown
 
 
 def test_compare(command: Command, tmp_path: Path) -> None:

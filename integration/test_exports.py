@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from test_cli import Command
 
 import keras_tl as ktl
 from keras_tl.models import Run, RunRecord, buckets
@@ -285,6 +286,23 @@ def test_mlflow_gets_the_versions(hub: ktl.Hub, mlflow: Any, project: str, tmp_p
     assert {entry["name"] for entry in about["tensors"]} == set(stored)
     kernel = next(e for e in about["tensors"] if e["name"] == model.layers[0].kernel.path)
     assert (kernel["role"], kernel["shape"], kernel["dtype"]) == ("trainable", [4, 3], "float32")
+
+
+@ignore
+def test_the_command_copies_and_says_nothing_else(
+    mongodb: str, hub: ktl.Hub, mlflow: Any, project: str, tmp_path: Path
+) -> None:
+    add_run(hub, "one", 1)
+    add_run(hub, "two", 2)
+    store, command = mlflow(project), Command(mongodb, project, tmp_path)
+    result = command("runs", "export", "one", "--mlflow", store.uri)
+    assert (result.stdout, result.stderr) == ("Copied 1 runs.\n", "")
+    assert set(store.runs()) == {"one"}
+    chosen = ("--where", "name=n two", "--experiment", project)
+    copies = command.json("runs", "export", "--mlflow", store.uri, *chosen)
+    assert copies == {"two": store.runs()["two"].info.run_id}
+    wrong = command("runs", "export", "--mlflow", "nowhere://x", code=1)
+    assert wrong.stderr.startswith("Error: ") and wrong.stderr.count("\n") == 1
 
 
 @ignore

@@ -49,9 +49,10 @@ def add_rows(
     run: str = "run001",
     attempt: str = "a",
     kind: str = "batch",
+    rank: int = 0,
 ) -> None:
     """One bucket, as the courier makes it."""
-    about = {"run": run, "attempt": attempt, "rank": 0, "kind": kind, "names": list(values)}
+    about = {"run": run, "attempt": attempt, "rank": rank, "kind": kind, "names": list(values)}
     pack = buckets.row_struct(len(values)).pack
     rows = zip(steps, *values.values(), strict=True)
     records = [
@@ -102,6 +103,16 @@ def test_rows_that_were_done_again_count_once(resumed: ktl.Hub) -> None:
     assert every["step"][again].tolist() == [7, 8, 9, 10]
     np.testing.assert_array_equal(every["loss"][again], [0.3, math.nan, 0.1, 0.0])
     np.testing.assert_array_equal(every["loss"][~again], LOSSES)
+
+
+def test_rows_of_other_ranks_are_kept(resumed: ktl.Hub) -> None:
+    """The run knows the attempts of the first rank alone."""
+    for rank, attempt in enumerate(["b", "x", "y"]):
+        load = {"cpu": [10.0 * rank + 7, 10.0 * rank + 8]}
+        add_rows(resumed, rank, [7, 8], load, attempt=attempt, kind="system", rank=rank)
+    found = resumed.runs["run001"].events("cpu", kind="system")
+    rows = zip(found["step"].tolist(), found["rank"].tolist(), found["cpu"].tolist(), strict=True)
+    assert sorted(rows) == [(s, r, 10.0 * r + s) for s in (7, 8) for r in (0, 1, 2)]
 
 
 def test_no_rows_are_columns_of_the_same_types(resumed: ktl.Hub) -> None:

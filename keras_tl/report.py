@@ -61,6 +61,10 @@ def show_run(run: RunRecord, metric: str = "loss") -> None:
         f"{env.get('backend', '?')}, git {(document.get('git') or {}).get('sha', 'none')[:12]}",
         highlight=False,
     )
+    for what, found in (("params", run.params), ("tags", run.tags)):
+        if found:
+            line = "  ".join(f"{key} {value}" for key, value in found.items())
+            console.print(f"{what}: {escape(line)}", highlight=False)
     attempts = sorted(document["attempts"].values(), key=lambda a: (a["number"], a["started"]))
     table = Table("attempt", "started (UTC)", "from step", "process", title_justify="left")
     for i, a in enumerate(attempts):

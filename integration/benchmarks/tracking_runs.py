@@ -32,7 +32,7 @@ def measure(options: argparse.Namespace, report: Report, mongodb: str) -> None:
     import keras_tl
 
     ours, theirs = (20_000, 300) if options.quick else (100_000, 1_000)
-    with keras_tl.Hub(mongodb, project="bench_runs") as hub:
+    with keras_tl.Hub(mongodb, project="bench_runs", timeoutMS=120_000) as hub:
         runs = hub.connection.db["runs"]
         for some in documents(ours):
             runs.insert_many(some, ordered=False)
@@ -72,7 +72,7 @@ def measure(options: argparse.Namespace, report: Report, mongodb: str) -> None:
         report.add(WHAT, figure, "ms", name, asked, GOAL, quick)
 
 
-def documents(n: int, size: int = 5000) -> Iterator[list[dict[str, Any]]]:
+def documents(n: int, size: int = 1000) -> Iterator[list[dict[str, Any]]]:
     """Runs as they are stored, in slices."""
     rng = np.random.default_rng(0)
     began = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)

@@ -143,11 +143,12 @@ class _Until(dict[str, float]):
 
     def __missing__(self, attempt: str) -> float:
         attempts = self.run["attempts"]
-        own = attempts.get(attempt, {"number": 0, "started": self.run["started"]})
+        own = attempts.get(attempt)
         later = [
             other["start_step"]
             for other in attempts.values()
-            if (other["number"], other["started"]) > (own["number"], own["started"])
+            # Other ranks' attempts are not told to the run: their rows say what a machine did.
+            if own and (other["number"], other["started"]) > (own["number"], own["started"])
         ]
         self[attempt] = min(later, default=np.inf)
         return self[attempt]
