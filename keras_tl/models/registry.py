@@ -20,6 +20,7 @@ from keras_tl.models import (
     retention,
     state,
     versions,
+    warm,
 )
 from keras_tl.models.lineage import Lineage
 from keras_tl.models.plain import plain
@@ -66,7 +67,7 @@ class Versions(aliases.Aliases):
         ```
         """
         document = self.version(version).document
-        config = versions.config(self.connection.db, document)
+        config = versions.config(versions.database(self.connection), document)
         if config is None:
             raise ValueError(
                 f"`load` needs a config, which Keras could not make of the model {self.key!r}: "
@@ -75,6 +76,29 @@ class Versions(aliases.Aliases):
         model = state.revive(config)
         self._restore(document, model, match, roles)
         return model
+
+    def warm(self, version: Reference = "latest") -> keras.Model:
+        """The model of a version, kept in this process: called again, only what changed is read.
+
+        The second call returns the same object with the tensors that differ put back, so that what
+        Keras has compiled for it stays. The two models used last are kept; one of another config
+        is made anew. On torch a change made by way of `tensor.data` is not seen.
+
+        Args:
+            version: which one.
+
+        Raises:
+            KeyError: if there is no such version, or it was deleted.
+            ValueError: as for `load`.
+
+        Example:
+
+        ```python
+        for task in tasks:
+            answers = hub.models["digits"].warm("prod").predict(task)
+        ```
+        """
+        return warm.warm(self.connection, self.version(version).document)
 
     def restore_into(
         self,

@@ -61,7 +61,7 @@ def restore(
         raise ValueError(f"`roles` must be some of {state.ROLES}. Received: {roles}")
     if not model.built:
         _build(connection, version, model)
-    tensors = versions.read(_database(connection), version, roles, match)
+    tensors = versions.read(versions.database(connection), version, roles, match)
     state.restore(model, tensors, roles, match)
 
 
@@ -76,22 +76,17 @@ def restore_metrics(
     connection: Connection, version: Mapping[str, Any], model: keras.Model, batch: Any
 ) -> None:
     """Put back what the running means had summed up in the middle of an epoch."""
-    tensors = list(versions.read(_database(connection), version, ("metric",)))
+    tensors = list(versions.read(versions.database(connection), version, ("metric",)))
     if len(tensors) != len(model.metrics_variables) and batch is not None:
         # On TensorFlow metrics are made in the first step; this is how Keras makes them elsewhere.
         model._symbolic_build(data_batch=batch)
     state.restore(model, tensors, ("metric",))
 
 
-def _database(connection: Connection) -> Any:
-    """Without a look at its collections: a version that is cached is read without a server."""
-    return connection.client[connection.project]
-
-
 def _build(connection: Connection, version: Mapping[str, Any], model: keras.Model) -> None:
     import json
 
-    config = json.loads(versions.config(_database(connection), version) or "{}")
+    config = json.loads(versions.config(versions.database(connection), version) or "{}")
     if not config.get("build_config"):
         raise ValueError(
             "`model` must be built before it is restored: give it an `Input`, or call it on a "

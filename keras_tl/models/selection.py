@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_tl.models import offline
 from keras_tl.models.buckets import key, name
 from keras_tl.storage.connection import Connection
 from keras_tl.storage.query import compile_query
@@ -20,6 +21,8 @@ _FIELDS = {
     **{"step": "step", "epoch": "epoch", "batch": "batch", "parent": "parent"},
     **{"created": "created", "metrics": "metrics", "tags": "tags"},
 }
+# Lists leave out the long parts: 750 tensors take milliseconds to decode.
+_LISTED = {"tensors": 0, "callbacks": 0}
 
 
 class Version:
@@ -35,8 +38,9 @@ class Version:
         deleted: when its tensors were deleted, or `None`.
     """
 
-    def __init__(self, document: Mapping[str, Any]) -> None:
-        self.document = document
+    def __init__(self, document: Mapping[str, Any], collection: Any = None) -> None:
+        self._document = document
+        self._collection = collection  # to read what a list leaves out
         self.model: str = document["model"]
         self.number: int = document["version"]
         self.step: int = document["step"]
@@ -51,6 +55,20 @@ class Version:
 
     def __repr__(self) -> str:
         return f"Version({self.model!r}, {self.number}, step={self.step})"
+
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """The whole document; of a version from a list it is read when it is first asked for.
+
+        Raises:
+            KeyError: if the model was deleted meanwhile.
+        """
+        if self._collection is not None:
+            found = self._collection.find_one({"_id": self._document["_id"]})
+            if found is None:
+                raise KeyError(f"Version {self.number} of {self.model!r} is gone with its model.")
+            self._document, self._collection = found, None
+        return self._document
 
 
 @dataclass(frozen=True)
@@ -132,7 +150,7 @@ class Selection:
 
     def __iter__(self) -> Iterator[Version]:
         """The versions, newest first, without those that were deleted."""
-        return map(Version, self._kept().sort("version", -1))
+        return map(self._listed, self._kept().sort("version", -1))
 
     def __len__(self) -> int:
         return int(self._collection.count_documents({"model": self.key, "deleted": None}))
@@ -153,10 +171,26 @@ class Selection:
     def version(self, version: Reference = "latest") -> Version:
         """One version, by number, alias or `best(...)`.
 
+        While the server is away, what was asked for on this machine before is answered as it was
+        then, with a warning.
+
         Raises:
             KeyError: if there is none, or it was deleted.
+            pymongo.errors.ConnectionFailure: if the server is away, and it was not asked for
+                before.
         """
-        found = self._find(version)
+        from pymongo.errors import ConnectionFailure
+
+        if isinstance(version, Version):
+            asked: int | str = version.number if version.model == self.key else repr(version)
+        else:
+            asked = repr(version) if isinstance(version, Best) else version
+        try:
+            found = self._find(version)
+        except ConnectionFailure as error:
+            return Version(offline.recall(self.connection, self.key, asked, error))
+        named = asked if isinstance(asked, str) else None
+        offline.remember(self.connection, found.document, named)
         if found.deleted is not None:
             raise KeyError(
                 f"`version` must be one of the model {self.key!r} that is kept: version "
@@ -233,11 +267,14 @@ class Selection:
         ```
         """
         found = self._kept(compile_query(conditions, _FIELDS)).sort("version", -1).limit(limit)
-        return [Version(document) for document in found]
+        return [self._listed(document) for document in found]
 
     def _kept(self, query: Mapping[str, Any] | None = None) -> Any:
         own = {"model": self.key, "deleted": None}
-        return self._collection.find({"$and": [own, query]} if query else own)
+        return self._collection.find({"$and": [own, query]} if query else own, _LISTED)
+
+    def _listed(self, document: Mapping[str, Any]) -> Version:
+        return Version(document, self._collection)
 
     def chain(self, version: Reference = "latest") -> list[Version]:
         """A version and those it was trained from, newest first, also deleted ones.
@@ -245,6 +282,13 @@ class Selection:
         Every record of a stream is trained once on such a chain.
         """
         found = [self._find(version)]
-        while found[-1].parent is not None:
-            found.append(self._find(found[-1].parent))
+        older = {"model": self.key, "version": {"$lt": found[0].number}}
+        with self._collection.find(older, _LISTED).sort("version", -1) as documents:
+            for document in documents:  # a parent was committed before its children
+                if document["version"] == found[-1].parent:
+                    found.append(self._listed(document))
+                if found[-1].parent is None:
+                    break
+        if found[-1].parent is not None:
+            self._find(found[-1].parent)  # raises
         return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from keras_tl.storage.cache import shared
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
     from pymongo.database import Database
+
+    from keras_tl.storage.connection import Connection
 
 #: Above this many tensors the manifest is a blob: a document ends at 16 MB.
 _INLINE_MANIFEST = 2000
@@ -218,6 +220,11 @@ def entries(db: Database[dict[str, Any]], document: Mapping[str, Any]) -> list[d
     return list(document["tensors"])
 
 
+def database(connection: Connection) -> Database[dict[str, Any]]:
+    """Without a look at its collections: a version that is cached is read without a server."""
+    return connection.client[connection.project]
+
+
 def config(db: Database[dict[str, Any]], document: Mapping[str, Any]) -> str | None:
     """A version's config as JSON (`state.describe`), or `None` if it has none."""
     return _get(db, document["config"]).decode() if document.get("config") else None
@@ -232,6 +239,7 @@ def read(
     document: Mapping[str, Any],
     roles: tuple[str, ...] | None = None,
     match: str | Sequence[str] | None = None,
+    hashes: Container[str] | None = None,
 ) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
     """A version's tensors with their manifest entries, each checked against its hash.
 
@@ -244,7 +252,9 @@ def read(
     wanted = [
         e
         for e in entries(db, document)
-        if (roles is None or e["role"] in roles) and chosen(e["path"])
+        if (roles is None or e["role"] in roles)
+        and chosen(e["path"])
+        and (hashes is None or e["hash"] in hashes)
     ]
     blobs = Blobs(db)
     while wanted:
