@@ -88,7 +88,7 @@ def test_part_of_a_version_is_loaded(net: Any) -> None:
 
 def test_promotion_is_compare_and_set(hub: ktl.Hub, net: Any) -> None:
     save(net, 0.5, 0.25, 0.75)
-    assert net.promote("prod", 1, expected=None, note="$first", by="ada").number == 1
+    assert net.promote("prod", 1, expected=None, note="$first mongodb://a:hunter2@db", by="ada").number == 1
     with pytest.raises(AliasMoved, match="points to version 1") as moved:
         net.promote("prod", 2, expected=None)
     assert moved.value.found == 1
@@ -108,7 +108,7 @@ def test_promotion_is_compare_and_set(hub: ktl.Hub, net: Any) -> None:
     assert "prod" not in net.aliases
     history = net.history("prod")
     assert [(h["from"], h["version"]) for h in history] == [(None, 1), (1, 2), (2, 3), (3, None)]
-    assert (history[0]["by"], history[0]["note"]) == ("ada", "$first")
+    assert (history[0]["by"], history[0]["note"]) == ("ada", "$first mongodb://a:***@db")
     assert "@" in history[1]["by"]
     assert all(h["at"].tzinfo is not None for h in history)
     # Nothing that was refused left a trace.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_tl.models.buckets import text
+from keras_tl.models.plain import plain
 from keras_tl.models.selection import Best, Reference, Selection, Version
 from keras_tl.storage import hooks
 
@@ -209,7 +210,7 @@ class Aliases(Selection):
         db["models"].update_one({"_id": self.key}, change, session=session)
         move = {"model": self.key, "alias": alias, "version": version}
         move |= {"from": model["aliases"].get(alias), "rev": model["rev"]}
-        move |= {"by": text(by if by is not None else _user()), "note": text(note)}
+        move |= {"by": plain(by if by is not None else _user()), "note": plain(note)}
         record(db, [move], session)
         hooks.phase("alias-transaction")
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 #: States of runs that may go on, from the newest version that they have saved.
 _RESUMABLE = (*liveness.LIVE, "lost")
-_BATCH = 20  # versions a transaction
+_BATCH = 50  # versions a transaction
+_TOUCHED = 2000  # blobs a transaction
 
 
 @dataclass(frozen=True)
@@ -217,6 +218,10 @@ def _bury(
     A tombstone keeps what the version was, for its children's lineage, and refers to no blob. Its
     blobs count as referred to until now, so that a reader that has just begun has `gc`'s grace.
     """
+    query = {"model": key, "version": {"$in": list(numbers)}, "deleted": None}
+    fields = ["version", "model", "tensors.hash", "config", "manifest"]
+    doomed = list(db["versions"].find(query, dict.fromkeys(fields, 1)))
+    _spare(db, {name for document in doomed for name in _blobs(db, document)})
 
     def change(session: ClientSession) -> list[int]:
         try:
@@ -224,10 +229,9 @@ def _bury(
         except KeyError:  # the model was deleted meanwhile
             return []
         spared = _pointed_to(model["aliases"], aliased)
-        doomed = {"$in": [number for number in numbers if number not in spared]}
-        query = {"model": key, "version": doomed, "deleted": None}
-        found = list(db["versions"].find(query, session=session))
-        Blobs(db).touch({name for document in found for name in _blobs(db, document)}, session)
+        ids = [document["_id"] for document in doomed if document["version"] not in spared]
+        one = {"_id": {"$in": ids}, "deleted": None}
+        found = list(db["versions"].find(one, {"version": 1}, session=session))
         db["versions"].update_many(
             {"_id": {"$in": [document["_id"] for document in found]}},
             [
@@ -247,9 +251,16 @@ def _bury(
         hooks.phase("version-buried")
         return sorted(gone)
 
-    numbers = list(numbers)
     with db.client.start_session() as session:
         return session.with_transaction(change)
+
+
+def _spare(db: Database[dict[str, Any]], names: set[str]) -> None:
+    """Let blobs count as referred to until now: in short transactions, as savers need the same."""
+    rest = iter(sorted(names))
+    with db.client.start_session() as session:
+        while part := list(islice(rest, _TOUCHED)):
+            session.with_transaction(lambda s: Blobs(db).touch(part, s))  # noqa: B023
 
 
 def _blobs(db: Database[dict[str, Any]], document: Mapping[str, Any]) -> set[str]:
