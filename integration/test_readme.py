@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
 PRELUDE = """
 import keras
 from sklearn.datasets import load_digits
@@ -28,9 +29,9 @@ print("ran")
 """
 
 
-def python(code: Path, mongodb: str, broker: str, project: str, home: Path) -> str:
+def python(code: Path, mongodb: str, broker: str, project: str, home: Path, *arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, code],
+        [sys.executable, code, *arguments],
         env={
             **os.environ,
             "PYTHONPATH": str(ROOT),
@@ -82,3 +83,36 @@ def test_online_digits(mongodb: str, broker: str, project: str, tmp_path: Path) 
     assert again.splitlines() == [
         line for line in first.splitlines() if line.startswith("version ")
     ]
+
+
+def test_fine_tune(mongodb: str, project: str, tmp_path: Path) -> None:
+    out = python(EXAMPLES / "fine_tune.py", mongodb, "", project, tmp_path)
+    found = re.search(r"20 versions of ([\d.]+) MB take ([\d.]+) MB", out)
+    assert found is not None and float(found[2]) < 1.3 * float(found[1])
+    assert "head/kernel" in out and "backbone" not in out.partition("tensors")[2]
+    best, kept = re.search(r"best: version (\d+)", out), re.search(r"kept \[(.*)\]", out)
+    assert best is not None and kept is not None
+    numbers = [int(number) for number in kept[1].split(", ")]
+    assert {20, 19, 18, 17, 16, 10, int(best[1])} <= set(numbers) and len(numbers) <= 9
+
+
+def test_resume_after_kill(mongodb: str, project: str, tmp_path: Path) -> None:
+    lines = python(EXAMPLES / "resume_after_kill.py", mongodb, "", project, tmp_path).splitlines()
+    assert lines[1].endswith("exit code -9")
+    assert lines[0].split()[-3:] == lines[2].split()[-3:] and "step 57" in lines[0]
+
+
+def test_promote_and_serve(mongodb: str, project: str, tmp_path: Path) -> None:
+    out = python(EXAMPLES / "promote_and_serve.py", mongodb, "", project, tmp_path)
+    saved = [float(rate) for rate in re.findall(r"^version .* accuracy (.*)$", out, re.MULTILINE)]
+    served = [float(rate) for rate in re.findall(r"prod is version \d+, (.*?) of", out)]
+    assert served == [saved[0], max(saved), saved[0]] and max(saved) > saved[0]
+    assert "points to version" in out and out.count("prod: ") == 3
+
+
+def test_compare_runs(mongodb: str, project: str, tmp_path: Path) -> None:
+    picture = tmp_path / "runs.png"
+    out = python(EXAMPLES / "compare_runs.py", mongodb, "", project, tmp_path, str(picture))
+    assert out.startswith("best: rate 0.01\n")
+    assert re.search(r"params.rate +0.0001 +0.001 +0.01 +0.1", out)
+    assert picture.read_bytes().startswith(b"\x89PNG")
