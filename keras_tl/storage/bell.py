@@ -106,6 +106,9 @@ class Listener:
     def _listen(self) -> None:
         from kafka import TopicPartition
 
+        # An admin client or a consumer of kafka-python (3.0) that finds no broker leaves a thread
+        # and its sockets behind, a producer does not.
+        self.connection.producer(**_CLIENT).close(1.0)
         _make_topic(self.connection)
         partition = TopicPartition(topic(self.connection), 0)
         options = {"group_id": None, "enable_auto_commit": False, "auto_offset_reset": "latest"}
@@ -168,8 +171,8 @@ class _Ringer:
                 self._waiting.clear()
             try:
                 if producer is None:
-                    _make_topic(self.connection)
                     producer = self.connection.producer(**_CLIENT, acks=1, retries=0)
+                    _make_topic(self.connection)
                 for message in messages:
                     producer.send(topic(self.connection), message, partition=0)
                 producer.flush(3.0)
