@@ -66,6 +66,15 @@ def test_versions_are_found(net: Any) -> None:
             net.version(missing)
 
 
+def test_versions_are_followed(net: Any) -> None:
+    save(net, 0.5, 0.25)
+    found = net.follow(after=0)
+    first, second = (next(found) for _ in range(2))
+    assert isinstance(first, Version) and (first.number, second.number) == (1, 2)
+    save(net, 0.1)
+    assert next(found).metrics == {"val_loss": 0.1}
+
+
 def test_part_of_a_version_is_loaded(net: Any) -> None:
     model = network()
     model.fit(X, Y, epochs=1, verbose=0)
@@ -88,7 +97,10 @@ def test_part_of_a_version_is_loaded(net: Any) -> None:
 
 def test_promotion_is_compare_and_set(hub: ktl.Hub, net: Any) -> None:
     save(net, 0.5, 0.25, 0.75)
-    assert net.promote("prod", 1, expected=None, note="$first mongodb://a:hunter2@db", by="ada").number == 1
+    assert (
+        net.promote("prod", 1, expected=None, note="$first mongodb://a:hunter2@db", by="ada").number
+        == 1
+    )
     with pytest.raises(AliasMoved, match="points to version 1") as moved:
         net.promote("prod", 2, expected=None)
     assert moved.value.found == 1

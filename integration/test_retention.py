@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from runner import network
+from runner import X, Y, network
 
 import keras_tl as ktl
 from keras_tl.models import Keep, garbage, retention, versions
@@ -144,6 +144,15 @@ def test_the_policy_is_stored_with_the_model(hub: ktl.Hub, net: Any, model: kera
     assert net.prune() == [2]
     net.retention = None
     assert net.retention is None and net.prune() == []
+
+
+def test_the_stored_policy_holds_while_a_model_trains(hub: ktl.Hub, net: Any) -> None:
+    net.retention = Keep(last=1)
+    for number in (1, 2):
+        logger, checkpoint = hub.callbacks("net")
+        network().fit(X, Y, verbose=0, callbacks=[logger, checkpoint])
+        assert hub.models.flush(60)
+        assert kept(net) == [number]
 
 
 def test_gc_takes_what_nobody_refers_to(hub: ktl.Hub, net: Any, model: keras.Model) -> None:

@@ -189,7 +189,15 @@ class Versions(aliases.Aliases):
         """Each version as it is committed, for ever: to serve or to evaluate the newest.
 
         Args:
-            after: number of the last version that is known. Default: only new ones.
+            after: number of the last version that is known; 0 for all. Default: begin with the one
+                that `latest` points to.
+
+        Example:
+
+        ```python
+        for version in hub.models["digits"].follow():
+            model = hub.models["digits"].load(version)
+        ```
         """
         from keras_tl.models import follow
 
