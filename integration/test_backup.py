@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import json
+import itertools
 import os
 import signal
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -95,20 +94,17 @@ CASES: dict[str, Any] = {
 
 
 class Crash(keras.callbacks.Callback):
-    """Ends the `fit`, or the process, after a batch."""
+    """Ends the `fit` after a batch."""
 
-    def __init__(self, epoch: int, batch: int, kill: bool = False) -> None:
+    def __init__(self, epoch: int, batch: int) -> None:
         super().__init__()
-        self.at, self.kill, self.epoch = (epoch, batch), kill, 0
+        self.at, self.epoch = (epoch, batch), 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if (self.epoch, batch) == self.at:
-            if self.kill:
-                assert ktl.models.current.Run  # the process is one that has saved
-                os.kill(os.getpid(), signal.SIGKILL)
             raise RuntimeError("crash")
 
 
@@ -178,3 +174,143 @@ def test_a_broken_fit_ends_as_an_unbroken_one(hub: ktl.Hub, case: str) -> None:
         assert int(model.optimizer.iterations) == int(whole.optimizer.iterations)
         assert digest(model) == digest(whole)
     assert "net/backup" not in hub.models  # a completed `fit` leaves none
+
+
+def test_keras_own_makes_steps_twice(hub: ktl.Hub, tmp_path: Path) -> None:
+    def keras_own() -> keras.callbacks.Callback:
+        return keras.callbacks.BackupAndRestore(str(tmp_path / "backup"), save_freq=3)
+
+    with pytest.raises(RuntimeError, match="crash"):
+        script("arrays", keras_own(), Crash(1, 7))
+    model, _ = script("arrays", keras_own())
+    assert int(model.optimizer.iterations) == 38  # 18 in the backup, and epochs 1 and 2 again
+    model, _ = crash_and_go_on(hub, "arrays", 3, 1, 7)
+    assert int(model.optimizer.iterations) == EPOCHS * STEPS == 30
+
+
+def test_a_killed_process_goes_on_in_the_same_run(hub: ktl.Hub) -> None:
+    whole, expected = script("arrays")
+    here = Path(__file__)
+    given = [str(here.parent), hub.connection._uri or "", hub.project]
+    process = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", KILLED, *given],
+        env={**os.environ, "PYTHONPATH": str(here.parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    before = len(hub.models["net/backup"])
+    backup, logger = MongoBackupAndRestore(hub, "net", 3), MongoLogger(hub)
+    model, witness = script("arrays", backup, logger)
+    assert int(model.optimizer.iterations) == 30 and digest(model) == digest(whole)
+    assert hub.models.flush(60)
+    (run,) = hub.runs
+    attempts = sorted(run.document["attempts"].values(), key=lambda a: a["number"])
+    assert [a["number"] for a in attempts] == [0, 1] and run.state == "finished"
+    start = attempts[1]["start_step"]
+    # The backup that was only in the journal of the killed process counts.
+    assert start == 30 - len(witness.rows["batch"]) > 3 * before
+    rows = run.events("loss", kind="batch")
+    assert rows["step"].tolist() == list(range(1, 31))
+    got = zip(rows["epoch"].tolist(), rows["batch"].tolist(), rows["loss"].tolist(), strict=True)
+    assert list(got) == expected.rows["batch"]
+    assert run.events("loss")["step"].tolist() == [10, 20, 30]
+    assert run.events("loss")["loss"].tolist() == [row[2] for row in expected.rows["epoch"]]
+    done_twice = run.events("loss", kind="batch", superseded=True)["step"].tolist()
+    assert sorted(set(done_twice)) == list(range(1, 31))
+    assert all(done_twice.count(step) == 1 for step in range(1, start + 1))
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import test_backup
+import keras_tl as ktl
+from keras_tl.callbacks import MongoBackupAndRestore, MongoLogger
+from keras_tl.storage import hooks
+hub = ktl.Hub(sys.argv[2], project=sys.argv[3])
+seen = []
+def die(phase):
+    seen.append(phase)
+    if seen.count("version-journalled") == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+hooks.hook = die
+test_backup.script("arrays", MongoBackupAndRestore(hub, "net", 3), MongoLogger(hub))
+hub.close(30)
+"""
+
+
+def test_the_backup_lasts_as_long_as_the_fit(hub: ktl.Hub) -> None:
+    keep = MongoBackupAndRestore(hub, "net", delete_checkpoint=False)
+    whole, _ = script("arrays", keep)
+    assert hub.models["net/backup"].version().epoch == EPOCHS
+    again, witness = script("arrays", MongoBackupAndRestore(hub, "net", delete_checkpoint=False))
+    assert witness.rows["batch"] == [] and digest(again) == digest(whole)
+    # One that removes its backup takes none that is left of a `fit` that was completed.
+    anew, witness = script("arrays", MongoBackupAndRestore(hub, "net"))
+    assert len(witness.rows["batch"]) == EPOCHS * STEPS and digest(anew) == digest(whole)
+    assert "net/backup" not in hub.models
+    assert hub.connection.db["models"].find_one({"_id": "net/backup"}) is None
+
+
+def test_early_stopping_goes_on_with_its_best_weights(hub: ktl.Hub) -> None:
+    class Scores(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            logs["score"] = [3.0, 1.0, 2.0, 2.5, 2.4, 2.2][epoch]
+
+    def stopping() -> list[Any]:
+        early = keras.callbacks.EarlyStopping(
+            "score", patience=3, mode="min", restore_best_weights=True
+        )
+        return [Scores(), early]
+
+    CASES["stopped"] = lambda: {**CASES["arrays"](), "epochs": 6}
+    whole, expected = script("stopped", *stopping())
+    assert len(expected.rows["epoch"]) == 5
+    with pytest.raises(RuntimeError, match="crash"):
+        script("stopped", *stopping(), MongoBackupAndRestore(hub, "net"), Crash(3, 4))
+    model, witness = script("stopped", *stopping(), MongoBackupAndRestore(hub, "net"))
+    assert len(witness.rows["epoch"]) == 2
+    assert digest(model) == digest(whole)
+    del CASES["stopped"]
+
+
+class Forgetful(keras.utils.PyDataset):
+    """As `Data`, and cannot say how it is mixed."""
+
+    order = np.arange(len(X))
+    __len__, __getitem__, on_epoch_end = Data.__len__, Data.__getitem__, Data.on_epoch_end
+
+
+INEXACT: dict[str, Any] = {
+    "is it seeded": lambda: {"x": batches(next(COUNT)), "steps_per_epoch": STEPS},
+    "must have `get_state`": lambda: {"x": Forgetful()},
+    "with `workers`": lambda: {"x": Data(workers=2)},
+}
+COUNT = itertools.count()
+
+
+@pytest.mark.parametrize("reason", INEXACT)
+def test_where_the_order_is_lost_the_number_of_steps_is_not(hub: ktl.Hub, reason: str) -> None:
+    CASES[reason] = INEXACT[reason]
+    with pytest.warns(UserWarning, match=f"in another order than .*{reason}"):
+        model, _ = crash_and_go_on(hub, reason, 3, 1, 7)
+    assert int(model.optimizer.iterations) == EPOCHS * STEPS
+    del CASES[reason]
+
+
+@pytest.mark.filterwarnings("ignore:`fit` goes on after:UserWarning")
+def test_what_does_not_fit_is_refused(hub: ktl.Hub) -> None:
+    pair = [MongoBackupAndRestore(hub, "net"), MongoBackupAndRestore(hub, "net")]
+    with pytest.raises(ValueError, match="`model` must be another one .*model='net' twice"):
+        script("arrays", *pair)
+    with pytest.raises(RuntimeError, match="crash"):
+        script("arrays", MongoBackupAndRestore(hub, "net", 3), Crash(1, 7))
+    CASES["shorter"] = lambda: {"x": X[:32], "y": Y[:32], "batch_size": BATCH}
+    with pytest.raises(ValueError, match="`x` must give the batches .* Received: 4 batches"):
+        script("shorter", MongoBackupAndRestore(hub, "net"))
+    CASES["shorter"] = lambda: {"x": (b for b in [(X[:8], Y[:8])] * 3)}
+    with pytest.raises(ValueError, match="`x` must have the batches .* Received: data that end"):
+        script("shorter", MongoBackupAndRestore(hub, "net"))
+    del CASES["shorter"]
