@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -32,6 +33,8 @@ Place = dict[str, str]
 def run(act: str, home: str, errors: str, pipe: Connection, options: dict[str, Any]) -> None:
     """Do `act` with the options and end; called in the new process."""
     os.environ["KERAS_TL_HOME"] = home
+    # Keras looks for other frameworks where it serializes and seeds, which takes seconds each time.
+    sys.modules.update(dict.fromkeys({"tensorflow", "torch"} - sys.modules.keys()))
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
     lock = threading.Lock()
 
@@ -130,7 +133,6 @@ def _hub(place: Place) -> ktl.Hub:
 
 
 def network() -> keras.Model:
-    # Not `set_random_seed`, which imports TensorFlow where there is one: that takes seconds.
     start = keras.initializers.GlorotUniform(seed=5)
     model = keras.Sequential(
         [
@@ -175,6 +177,7 @@ class Witness(keras.callbacks.Callback):
         self.epoch = epoch
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self._pace()  # the version of the batch before was taken just before
         self.last = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -186,8 +189,14 @@ class Witness(keras.callbacks.Callback):
             self.at_step(self.step)
         if self.pause:
             time.sleep(self.pause)
-        if self.paced and self.step % self.save_freq == 0:
-            taken = self.step // self.save_freq
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.say(logged="epoch", row=(epoch, self.logger.run.id, logs["loss"]))
+        self._pace()
+
+    def _pace(self) -> None:
+        taken = self.step // self.save_freq
+        if self.paced and taken:
             with reached.changed:
                 reached.changed.wait_for(
                     lambda: (
@@ -196,9 +205,6 @@ class Witness(keras.callbacks.Callback):
                     ),
                     PATIENCE,
                 )
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.say(logged="epoch", row=(epoch, self.logger.run.id, logs["loss"]))
 
 
 def fit(
