@@ -46,8 +46,10 @@ class Runs:
         return RunRecord(self.connection, (exact or found)[0])
 
     def __iter__(self) -> Iterator[RunRecord]:
-        """All runs, newest first."""
-        return iter(self.where())
+        """All runs, newest first, read as they are asked for."""
+        mark_lost(self.connection.db)
+        for document in self.connection.db["runs"].find().sort("started", -1):
+            yield RunRecord(self.connection, document)
 
     def where(self, limit: int = 0, order: str | None = None, **conditions: Any) -> list[RunRecord]:
         """Runs that meet all conditions, newest first or as `order` says.
