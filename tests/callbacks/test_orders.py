@@ -96,7 +96,8 @@ def fit(
     epochs: int = 1,
     before: Callable[[MongoLogger], Any] | None = None,
 ) -> MongoLogger:
-    logger = MongoLogger(connection, flush_timeout=0.0)
+    # Keras then leaves the trained values with the trainer on JAX.
+    logger = MongoLogger(connection, async_safe=True, flush_timeout=0.0)
     senders = [At(logger, at, one) for at, one in given]
     others = [before(logger)] if before else []
     model.fit(
