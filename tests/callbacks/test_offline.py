@@ -445,7 +445,7 @@ import sys, keras, numpy as np, keras_tl as ktl
 hub = ktl.Hub("mongodb://ada:hunter2@127.0.0.1:" + sys.argv[1])
 model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
 model.compile("sgd", "mse")
-callbacks = [ktl.callbacks.MongoLogger(hub, flush_timeout=0.2),
+callbacks = [ktl.callbacks.MongoLogger(hub, flush_timeout=0.2, system=None),
              ktl.callbacks.MongoCheckpoint(hub, "net", flush_timeout=0.2)]
 model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0, callbacks=callbacks)
 print("trained")
