@@ -208,8 +208,9 @@ class Runs:
 
         Metrics keep name, step, time and value: epochs by their name, other rows of numbers as
         `KIND/NAME`, without those that a later attempt has done again. Params, tags, state, times
-        and the parent come along. Exporting again adds what is new and doubles nothing. What
-        MLflow changes: infinite values become the largest float64 in its SQL stores, params are
+        and the parent come along. Exporting again adds what is new and doubles nothing; rows that
+        were exported before an attempt did them again stay beside the new ones. What MLflow
+        changes: infinite values become the largest float64 in its SQL stores, params are
         cut at 6000 characters and can not be changed any more, times are whole milliseconds.
 
         Args:

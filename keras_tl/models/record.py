@@ -179,12 +179,13 @@ class RunRecord:
                 self.refresh()
             except KeyError:
                 return
-            for row in rows.news(self.document, all_of_them=over):
+            news = rows.news(self.document, all_of_them=over)
+            for row in news:
                 if row["step"] > after:
                     yield row
-            if over:
+            if over and not news:
                 return
-            # The last rows may arrive a moment after the state: one more look.
+            # The last rows may arrive after the state: it is over when a look brings nothing.
             over = self.state not in LIVE
             time.sleep(poll)
 
