@@ -1,6 +1,7 @@
 """Real servers for the integration tests: each is started once a session, none is imitated.
 
 Fixtures:
+    home: where journals and caches of the tests live, instead of the user's; session, always.
     mongodb: URI of a mongod (replica set); session.
     broker_kind: "tansu", and "kafka" where `KAFKA_HOME` is set; a test that needs a broker that
         outlives its own death says `@pytest.mark.parametrize("broker_kind", ["kafka"],
@@ -32,6 +33,14 @@ BROKERS = ["tansu", "kafka"] if os.environ.get("KAFKA_HOME") else ["tansu"]
 def pytest_configure(config: pytest.Config) -> None:
     # kafka-python 3.0 reads its own schemas this way on import.
     config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is dep:DeprecationWarning")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_TL_HOME", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")
