@@ -142,9 +142,8 @@ class MongoLogger(keras.callbacks.Callback):
         # Main thread, in order: the only hook that tells how many steps an epoch had.
         self._steps = batch + self._per_execution
         if self._inbox.waiting:
-            self._orders.obey(  # type: ignore[union-attr]
-                self.model, self._first_step + batch + 1, self._epoch
-            )
+            step = self._first_step + batch + 1
+            self._orders.obey(self, step, self._epoch)  # type: ignore[union-attr]
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         # Several threads, out of order, and nothing of `self.model` may be touched. The epoch

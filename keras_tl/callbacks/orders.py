@@ -54,11 +54,12 @@ class Orders:
                 _PATIENCE,
             )
 
-    def obey(self, model: keras.Model, step: int, epoch: int) -> None:
+    def obey(self, owner: keras.callbacks.Callback, step: int, epoch: int) -> None:
         """Apply what has arrived and what is due; returns when the run is not paused.
 
         Args:
-            model: the model that is trained.
+            owner: the callback whose model is trained; it is read only for an order that is due,
+                since on JAX that brings the trained values out of the trainer.
             step: the step that comes next, counted from 1.
             epoch: its epoch.
         """
@@ -68,9 +69,9 @@ class Orders:
                 (self._again if "applied" in order else fresh).append(order)
             self._again.sort(key=lambda order: (order["applied"]["step"], order["applied"]["at"]))
             while self._again and self._again[0]["applied"]["step"] <= step:
-                self._apply(self._again.pop(0), model, step, epoch)
+                self._apply(self._again.pop(0), owner.model, step, epoch)
             for order in fresh:
-                self._apply(order, model, step, epoch)
+                self._apply(order, owner.model, step, epoch)
             if not self._paused or self.inbox.closed:
                 break
             self.inbox.wait()
