@@ -29,6 +29,10 @@ class Half(keras.callbacks.Callback):
             sys.stdin.readline()
 
 
+# Keras looks for other frameworks where it serializes, which takes seconds.
+sys.modules.update(dict.fromkeys({"tensorflow", "torch"} - sys.modules.keys()))
+
+
 def main(mongodb: str, project: str) -> None:
     hub = ktl.Hub(mongodb, project=project)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])

@@ -16,6 +16,8 @@ from children import FULL, Place
 from keras_tl import services
 from keras_tl.models import Run
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 LARGE = 600  # squared and in float32: two chunks
 
 
@@ -59,15 +61,18 @@ def test_a_damaged_blob_is_named(
     models = place.hub.models["net"]
     models.save(large(1.0))
     models.save(large(2.0))
-    (entry,) = (e for e in models.version(2).document["tensors"] if e["path"] == "wide/kernel")
+    (entry,) = (
+        e for e in models.version(2).document["tensors"] if e["path"].endswith("wide/kernel")
+    )
     file = place.db["blobs.files"].find_one({"filename": entry["hash"]})
     chunk = place.db["blobs.chunks"].find_one({"files_id": file["_id"], "n": number})
     damage(place.db, chunk)
     model = large(0.0)
-    with pytest.raises(ValueError, match=r"Version 2 of 'net' .* wide/kernel is damaged"):
+    with pytest.raises(ValueError, match=r"Version 2 of 'net' .*wide/kernel is damaged"):
         models.restore_into(model)
-    with pytest.raises(ValueError, match=r"Version 2 of 'net' .* wide/kernel is damaged"):
+    with pytest.raises(ValueError, match=r"Version 2 of 'net' .*wide/kernel is damaged"):
         models.load()
+    assert not any(w.any() for w in model.get_weights())  # nothing was restored by half
     models.restore_into(model, 1)  # the others are whole
     assert (model.get_weights()[0] == 1.0).all()
 
@@ -94,7 +99,7 @@ def _cached(place: Place, document: Any) -> Path:
     from keras_tl.storage import cache
 
     cache.shared().flush()
-    (entry,) = (e for e in document["tensors"] if e["path"] == "wide/kernel")
+    (entry,) = (e for e in document["tensors"] if e["path"].endswith("wide/kernel"))
     (path,) = cache.shared().folder.rglob(entry["hash"])
     return path
 

@@ -18,6 +18,8 @@ from children import FULL, Child, Place, frozen, witnessed
 
 from keras_tl import services
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 # A step takes 10 ms more than it must: one fit lasts 3 s, or 75 s.
 STEPS, PAUSE = (7500 if FULL else 300), 0.01
 SAVE_FREQ = STEPS // 3
@@ -39,14 +41,16 @@ def start(place: Place) -> Child:
 
 
 def check(place: Place, child: Child) -> None:
-    """All that was logged is there once, and all versions that were taken."""
+    """All that was logged is there once, and the last version that was taken."""
+    place.hub.sync()  # what the process has not waited for
     run = child.lines("fitted")[0]["fitted"]
     assert place.rows(run, "batch") == witnessed(child)
     assert sum(witnessed(child).values()) == STEPS
     assert place.hub.runs[run].events("loss")["epoch"].tolist() == [0]
     assert place.hub.runs[run].state == "finished"
-    versions = stored.listed(place.db)
-    assert [d["step"] for d in versions] == [SAVE_FREQ, 2 * SAVE_FREQ, STEPS]
+    # One that could not be written to disk gives way to the next; the newest is kept.
+    versions = {d["step"] for d in stored.listed(place.db)}
+    assert {SAVE_FREQ, STEPS} <= versions <= {SAVE_FREQ, 2 * SAVE_FREQ, STEPS}
     assert not stored.readable(place.db) + stored.ordered(place.db)
     assert not place.journals
 
@@ -69,8 +73,7 @@ def test_mongod_away_during_a_fit(
         assert child.process.is_alive()  # and waits for the server, for a time
     child.finish()
     check(place, child)
-    assert child.errors.count("does not take what is logged") == 1
-    assert child.errors.count("is back") == 1
+    assert child.errors.count("Nothing is lost") == 1
     with capsys.disabled():
         longest = 1000 * fitted["longest"]
         print(f"\nmongod {fault} for {STEPS - before} steps: the longest took {longest:.0f} ms")
@@ -80,7 +83,14 @@ def test_a_full_disk(place: Place) -> None:
     """What was logged before and after is kept; of versions none is kept by half."""
     full, free, steps = 100, 200, 300
     child = place.start(
-        "full_disk", full=full, free=free, room=2000, epochs=1, steps=steps, save_freq=60
+        "full_disk",
+        full=full,
+        free=free,
+        room=2000,
+        epochs=1,
+        steps=steps,
+        save_freq=60,
+        pause=0.01,
     )
     child.finish()
     run = child.lines("fitted")[0]["fitted"]
@@ -94,7 +104,7 @@ def test_a_full_disk(place: Place) -> None:
     assert child.errors.count("The journal cannot be written") == 1
     assert not stored.readable(place.db) + stored.ordered(place.db)
     found = [d["step"] for d in stored.listed(place.db)]
-    assert set(found) <= {60, 120, 180, 240, 300} and {60, 240, 300} <= set(found)
+    assert {60, 300} <= set(found) <= {60, 120, 180, 240, 300}
     assert not place.journals
 
 

@@ -24,6 +24,8 @@ from inputs import SEED
 from keras_tl import services
 from keras_tl.storage import blobs, hooks
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 RANDOM = 50 if FULL else 4
 
 #: Where a `fit` is killed, and when; chunks are sent one by one.
