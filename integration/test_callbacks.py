@@ -166,7 +166,7 @@ def test_aliases_and_their_history(hub: ktl.Hub) -> None:
     model = hub.models["net"]
     by_step = {v.step: v.number for v in model}
     assert model.aliases["latest"] == by_step[24]
-    moves = list(hub.connection.db["transitions"].find({"model": "net", "alias": "best"}))
+    moves = model.history("best")
     best = model.aliases["best"]
     assert model.version("best").number == best == moves[-1]["version"]
     assert model.version("best").metrics["score"] in (1.0, 3.0)

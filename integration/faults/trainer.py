@@ -57,7 +57,7 @@ class Witness(keras.callbacks.Callback):
         # One version may be on its way while the next is trained, and none is dropped: a kill that
         # is aimed at the n-th commit then has to hit before the training is over.
         until = time.monotonic() + self.patience
-        while run.outbox.uploader._captured is not None and time.monotonic() < until:
+        while run.outbox.uploader._captured and time.monotonic() < until:
             time.sleep(0.005)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

@@ -56,7 +56,7 @@ class Uploader:
         self._complained = False
         self._unpruned = False
         self._waiting: dict[str, dict[str, Any]] = dict(waiting or {})
-        self._captured: tuple[dict[str, Any], dict[str, np.ndarray]] | None = None
+        self._captured: list[tuple[dict[str, Any], dict[str, np.ndarray]]] = []
         self._disk = threading.Lock()
         self._changed = threading.Condition()
         self._busy = False
@@ -68,8 +68,8 @@ class Uploader:
     ) -> None:
         """Take a captured version over; never waits.
 
-        At most two versions wait, and beside them the best one if it is neither: if another
-        comes, the older of those not being sent gives way.
+        On disk at most two versions wait, in memory one, and beside them the best one if it is
+        none of these: if another comes, the older of those not being sent gives way.
 
         Args:
             about: what `versions.commit` wants to know, and `keep`: the policy by which older
@@ -83,16 +83,13 @@ class Uploader:
             "tags": {name: plain(v, name) for name, v in about.get("tags", {}).items()},
         }
         with self._changed:
-            if self._captured is not None:
-                held, arrays = self._captured
-                if _beats(held, about):  # the disk is behind, and memory is for one
+            best = [pair for pair in self._captured if _beats(pair[0], about)]
+            for held, arrays in self._captured:
+                if not best or held is not best[0][0]:
+                    self._verify.pop(held["id"], None)
                     self._drop()
-                    _release(bundle)
-                    return
-                self._verify.pop(held["id"], None)
-                self._drop()
-                _release(arrays)
-            self._captured = (about, bundle)
+                    _release(arrays)
+            self._captured = [*best, (about, bundle)]
             self._verify[about["id"]] = verify
             if self._thread is None:
                 self._thread = threading.Thread(
@@ -169,9 +166,11 @@ class Uploader:
 
     def _store_captured(self) -> None:
         with self._disk:  # held while a version is written, so that `close` waits for the disk
-            with self._changed:
-                captured, self._captured = self._captured, None
-            if captured is not None:
+            while True:
+                with self._changed:
+                    if not self._captured:
+                        return
+                    captured = self._captured.pop(0)
                 self._store(*captured)
 
     def _store(self, about: dict[str, Any], bundle: dict[str, np.ndarray]) -> None:

@@ -194,7 +194,7 @@ def test_at_most_two_versions_wait_on_disk(fitted: Offline) -> None:
     )
     with box.uploader._changed:
         assert box.uploader._changed.wait_for(
-            lambda: "third" in box.uploader._waiting and box.uploader._captured is None, 60
+            lambda: "third" in box.uploader._waiting and not box.uploader._captured, 60
         )
         assert len(box.uploader._waiting) == 2
         assert list(box.uploader._waiting)[1] == "third"  # the newest is kept
@@ -476,3 +476,13 @@ def test_a_process_ends_and_says_what_to_do(tmp_path: Path) -> None:
     assert kinds.count(journal.Kind.ROW) == 2 and journal.Kind.VERSION in kinds
     assert len(list(left.path.parent.glob("*.safetensors"))) == 1
     left.close()
+
+
+def test_of_what_is_captured_the_newest_and_the_best_stay(connection: Connection) -> None:
+    uploader = outbox.outbox(connection).uploader
+    array = {"00000": np.zeros(3, "float32")}
+    with uploader._disk:  # a slow disk: nothing leaves memory
+        for i, best in enumerate([None, {"value": 1.0}, None, {"value": 2.0}, None, None]):
+            uploader.put({"id": str(i), "model": "net", "cursor": None, "best": best}, array)
+        held = [about["id"] for about, _ in uploader._captured]
+    assert held == ["3", "5"] and uploader.dropped == 4
