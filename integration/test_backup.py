@@ -223,21 +223,29 @@ def test_a_killed_process_goes_on_in_the_same_run(hub: ktl.Hub) -> None:
 
 
 KILLED = """
-import os, signal, sys
+import os, signal, sys, threading
 sys.path.insert(0, sys.argv[1])
+import keras
 import test_backup
 import keras_tl as ktl
 from keras_tl.callbacks import MongoBackupAndRestore, MongoLogger
 from keras_tl.storage import hooks
 hub = ktl.Hub(sys.argv[2], project=sys.argv[3])
-seen = []
-def die(phase):
+seen, stored = [], threading.Event()
+def stop(phase):
     seen.append(phase)
     if seen.count("version-journalled") == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-hooks.hook = die
-test_backup.script("arrays", MongoBackupAndRestore(hub, "net", 3), MongoLogger(hub))
-hub.close(30)
+        stored.set()
+        threading.Event().wait()  # the second version gets no further
+hooks.hook = stop
+class Dies(keras.callbacks.Callback):
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 8:  # the versions of the third and of the sixth batch were taken
+            stored.wait(5)
+        if stored.is_set():
+            os.kill(os.getpid(), signal.SIGKILL)
+callbacks = [MongoBackupAndRestore(hub, "net", 3), MongoLogger(hub), Dies()]
+test_backup.script("arrays", *callbacks)
 """
 
 
