@@ -17,6 +17,9 @@ from keras_tl.storage.home import cache_settings
 
 log = logging.getLogger("keras_tl")
 
+#: Seconds after which a server counts as away where what it would say is held. With `timeoutMS` the
+#: driver waits for all of that, whatever its `serverSelectionTimeoutMS`.
+PATIENCE = 5.0
 _MOST = 200  # documents a model
 
 _told: set[Path] = set()

@@ -14,8 +14,11 @@ from keras_tl.models.buckets import key, name
 from keras_tl.storage.connection import Connection
 from keras_tl.storage.query import compile_query
 
-_GREATER_IS_BETTER = ("acc", "auc", "precision", "recall", "f1", "iou", "io_u", "r2", "top_k")
 _SMALLER_IS_BETTER = ("loss", "error", "mse", "mae", "rmse", "divergence", "perplexity")
+_GREATER_IS_BETTER = (
+    *("acc", "auc", "precision", "recall", "f1", "fmeasure", "iou", "io_u", "dice", "r2", "top_k"),
+    *("bleu", "psnr", "ssim"),
+)
 _FIELDS = {
     **{"number": "version", "version": "version", "run": "run", "attempt": "attempt"},
     **{"step": "step", "epoch": "epoch", "batch": "batch", "parent": "parent"},
@@ -71,6 +74,20 @@ class Version:
         return self._document
 
 
+def direction(metric: str) -> str | None:
+    """Whether a metric is better when small or when great, as far as its name tells.
+
+    Example:
+
+    >>> direction("val_dice_loss"), direction("val_dice"), direction("score")
+    ('min', 'max', None)
+    """
+    lower = metric.lower()
+    if any(part in lower for part in _SMALLER_IS_BETTER):
+        return "min"
+    return "max" if any(part in lower for part in _GREATER_IS_BETTER) else None
+
+
 @dataclass(frozen=True)
 class Best:
     """Stands for the version with the best value of a metric: `models.load(best("val_loss"))`.
@@ -116,11 +133,9 @@ class Best:
             return self.mode
         if judged is not None and judged["monitor"] == self.monitor:
             return str(judged["mode"])
-        lower = self.monitor.lower()
-        if any(part in lower for part in _SMALLER_IS_BETTER):
-            return "min"
-        if any(part in lower for part in _GREATER_IS_BETTER):
-            return "max"
+        named = direction(self.monitor)
+        if named is not None:
+            return named
         raise ValueError(
             '`mode` must be "min" or "max" for a metric whose name does not tell. '
             f"Received: mode='auto' for {self.monitor!r}"
@@ -179,6 +194,7 @@ class Selection:
             pymongo.errors.ConnectionFailure: if the server is away, and it was not asked for
                 before.
         """
+        import pymongo
         from pymongo.errors import ConnectionFailure
 
         if isinstance(version, Version):
@@ -186,7 +202,8 @@ class Selection:
         else:
             asked = repr(version) if isinstance(version, Best) else version
         try:
-            found = self._find(version)
+            with pymongo.timeout(offline.PATIENCE):
+                found = self._find(version)
         except ConnectionFailure as error:
             return Version(offline.recall(self.connection, self.key, asked, error))
         named = asked if isinstance(asked, str) else None
