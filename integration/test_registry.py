@@ -268,9 +268,13 @@ def test_lineage(hub: ktl.Hub, net: Any, tmp_path: Path, monkeypatch: pytest.Mon
     assert logger.run.id in str(found) and "parents  3" in str(found)
     assert f"changed ({found.run['git']['diff'][:12]})" in str(found)
     by_hand = net.lineage(net.save(network()))
-    assert (by_hand.run, by_hand.patch) == (None, None)
-    assert [v.number for v in by_hand.parents] == [4, 3]
-    assert net.diff(2, 4).git == {} and net.diff(4, 5).git["sha"][1] == "(none)"
+    assert by_hand.run is None and [v.number for v in by_hand.parents] == [4, 3]
+    assert (by_hand.made["git"], by_hand.patch) == (found.made["git"], found.patch)
+    assert net.diff(2, 4).git == {} and net.diff(4, 5).git == {}
+    script.write_text("lr = 0.3\n")
+    with hub.run("by hand") as run:
+        of_run = net.lineage(net.save(network(), run=run))
+    assert of_run.version.run == run.id and list(net.diff(5, 6).git) == ["diff"]
 
 
 def test_lineage_tells_what_data_a_version_saw(hub: ktl.Hub, net: Any) -> None:

@@ -20,7 +20,7 @@ where = click.option(
     "conditions",
     multiple=True,
     metavar="NAME__OPERATOR=VALUE",
-    help="As in state=failed, params.lr__gt=0.1, best.val_loss__lt=1, started__after=2026-01-31T00:00Z.",
+    help="As in state=failed, params.lr__gt=0.1, started__after=2026-01-31T00:00Z.",
 )
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import getpass
-import socket
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_tl.models import environment
 from keras_tl.models.buckets import text
 from keras_tl.models.plain import plain
 from keras_tl.models.selection import Best, Reference, Selection, Version
@@ -210,7 +209,7 @@ class Aliases(Selection):
         db["models"].update_one({"_id": self.key}, change, session=session)
         move = {"model": self.key, "alias": alias, "version": version}
         move |= {"from": model["aliases"].get(alias), "rev": model["rev"]}
-        move |= {"by": plain(by if by is not None else _user()), "note": plain(note)}
+        move |= {"by": plain(by if by is not None else environment.user()), "note": plain(note)}
         record(db, [move], session)
         hooks.phase("alias-transaction")
 
@@ -291,10 +290,3 @@ def check(alias: Any) -> None:
         raise ValueError(
             f"`alias` must not be a number, which names a version. Received: {alias!r}"
         )
-
-
-def _user() -> str:
-    try:
-        return f"{getpass.getuser()}@{socket.gethostname()}"
-    except (OSError, KeyError):  # a user id without a name, as in a container
-        return f"@{socket.gethostname()}"

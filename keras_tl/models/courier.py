@@ -16,6 +16,7 @@ import numpy as np
 
 from keras_tl.models.buckets import Packed, buckets, unpack
 from keras_tl.models.refused import permanent, refuse
+from keras_tl.models.selection import direction
 from keras_tl.storage import hooks
 from keras_tl.storage.journal import DATA, Journal, Kind
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from pymongo.database import Database
 
 _CHUNK, _CHUNK_BYTES = 100_000, 8 << 20  # records, and bytes of them
-# Names of metrics that grow as a model gets better, where Keras' own object is not at hand.
-_GREATER_IS_BETTER = ("acc", "auc", "precision", "recall", "f1", "iou", "dice", "r2", "top_k")
 _COMPACT = 4 << 20  # bytes already sent
 
 log = logging.getLogger("keras_tl")
@@ -121,15 +120,21 @@ class Courier:
         self._position = self.journal.rewrite({"base": self._next}, keep, self._position)
 
     def _write(self, db: Database[dict[str, Any]], records: list[Packed]) -> None:
-        rows = []
+        # What is said behind all rows, as the end of a run, must not be seen before them.
+        behind = 1 + max((i for i, r in enumerate(records) if r[1] != Kind.DOC), default=-1)
+        self._write_documents(db, records[:behind])
+        self._write_rows(db, [record for record in records if record[1] != Kind.DOC])
+        self._write_documents(db, records[behind:])
+
+    def _write_documents(self, db: Database[dict[str, Any]], records: list[Packed]) -> None:
         for record in records:
-            if record[1] != Kind.DOC:
-                rows.append(record)
-                continue
-            try:
-                _upsert(db, bytes(record[2]))
-            except Exception as error:
-                self._refuse(Kind.DOC, bytes(record[2]), error)
+            if record[1] == Kind.DOC:
+                try:
+                    _upsert(db, bytes(record[2]))
+                except Exception as error:
+                    self._refuse(Kind.DOC, bytes(record[2]), error)
+
+    def _write_rows(self, db: Database[dict[str, Any]], rows: list[Packed]) -> None:
         try:
             documents = buckets(rows, self.columns)
         except Exception as error:
@@ -279,7 +284,7 @@ def _best(name: str, values: np.ndarray, steps: np.ndarray) -> dict[str, Any] | 
     finite = np.isfinite(values)
     if not finite.any():
         return None
-    greater = any(part in name for part in _GREATER_IS_BETTER)
+    greater = direction(name) == "max"
     order = np.where(finite, values, -np.inf if greater else np.inf)
     at = int(order.argmax() if greater else order.argmin())
     value, stored = float(values[at]), f"$best.{name}.v"

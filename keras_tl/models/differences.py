@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from keras_tl.models import versions
-from keras_tl.models.lineage import Range, ranges
+from keras_tl.models.lineage import Range, ranges, surroundings
 from keras_tl.models.selection import Selection, Version
 
 #: Old and new value by name; `MISSING` where there is none.
@@ -103,7 +103,7 @@ def diff(selection: Selection, old: Version, new: Version, values: bool = False)
     db = selection.connection.db
     tensors, same = _tensors(db, old, new, values)
     runs = {run["_id"]: run for run in db["runs"].find({"_id": {"$in": [old.run, new.run]}})}
-    before, after = runs.get(old.run, {}), runs.get(new.run, {})
+    before, after = (surroundings(v, runs.get(v.run)) for v in (old, new))
     return Diff(
         old.number,
         new.number,
@@ -157,8 +157,8 @@ def _config(db: Any, version: Version) -> Any:
     return json.loads(config) if config is not None else None
 
 
-def _git(run: Mapping[str, Any]) -> dict[str, Any]:
-    git = run.get("git") or {}
+def _git(made: Mapping[str, Any]) -> dict[str, Any]:
+    git = made.get("git") or {}
     return {name: git[name] for name in ("sha", "diff") if git.get(name)}
 
 

@@ -30,6 +30,18 @@ _TOKEN = re.compile(
 )
 
 
+def user() -> str:
+    """Who this process works for: `user@host`."""
+    import getpass
+    import socket
+
+    try:
+        name = getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a user id without a name, as in a container
+        name = ""
+    return f"{name}@{socket.gethostname()}"
+
+
 def rank() -> int:
     """The number of this process among those that train one model together."""
     if keras.backend.backend() == "jax":

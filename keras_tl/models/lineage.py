@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -50,14 +51,16 @@ class Lineage:
         version: the version.
         parents: the versions that it was trained from, newest first, also deleted ones.
         run: the document of the run that trained it, or `None` for one saved by hand.
+        made: `env` (packages), `git` and `host` of the process that trained or saved it.
         data: what it was trained on since its parent; empty for arrays.
-        patch: what was changed in the work tree since the commit `run["git"]["sha"]`, without
+        patch: what was changed in the work tree since the commit `made["git"]["sha"]`, without
             secrets, or `None` if nothing was, or too much.
     """
 
     version: Version
     parents: Sequence[Version]
     run: Mapping[str, Any] | None
+    made: Mapping[str, Any]
     data: Sequence[Range] = ()
     patch: str | None = field(default=None, repr=False)
 
@@ -71,15 +74,15 @@ class Lineage:
         else:
             attempts = run.get("attempts", {})
             lines.append(f"run      {run['_id']} ({run['name']}), attempts: {len(attempts)}")
-            env, git = run.get("env") or {}, run.get("git") or {}
-            lines.append(
-                f"on       {run.get('host', '?')}, Keras {env.get('keras', '?')} with "
-                f"{env.get('backend', '?')}, Python {env.get('python', '?')}"
-            )
-            dirty = f", changed ({git['diff'][:12]})" if git.get("diff") else ""
-            lines.append(f"git      {git.get('sha', 'none')}{dirty}")
-            if run.get("params"):
-                lines.append(f"params   {run['params']}")
+        env, git = self.made.get("env") or {}, self.made.get("git") or {}
+        lines.append(
+            f"on       {self.made.get('host', '?')}, Keras {env.get('keras', '?')} with "
+            f"{env.get('backend', '?')}, Python {env.get('python', '?')}"
+        )
+        dirty = f", changed ({git['diff'][:12]})" if git.get("diff") else ""
+        lines.append(f"git      {git.get('sha', 'none')}{dirty}")
+        if run.get("params"):
+            lines.append(f"params   {run['params']}")
         lines += [f"data     {part}" for part in self.data]
         return "\n".join(lines)
 
@@ -89,6 +92,7 @@ class Lineage:
             "version": self.version.number,
             "parents": [parent.number for parent in self.parents],
             "run": self.run,
+            "made": self.made,
             "data": [
                 {"topic": r.topic, "partition": r.partition, "from": r.begin, "to": r.end}
                 for r in self.data
@@ -103,12 +107,30 @@ def lineage(versions: Selection, version: Reference) -> Lineage:
     db = versions.connection.db
     run = db["runs"].find_one({"_id": newest.run})
     parent = parents[0].cursor if parents else None
-    return Lineage(newest, parents, run, ranges(parent, newest.cursor), patch(db, run))
+    made = surroundings(newest, run)
+    return Lineage(newest, parents, run, made, ranges(parent, newest.cursor), _patch(db, made))
 
 
-def patch(db: Database[dict[str, Any]], run: Mapping[str, Any] | None) -> str | None:
-    """The patch that a run's work tree had over its commit."""
-    digest = ((run or {}).get("git") or {}).get("diff")
+def surroundings(version: Version, run: Mapping[str, Any] | None) -> dict[str, Any]:
+    """`env`, `git` and `host` of the process that trained or saved a version."""
+    if run is None:
+        return dict(version.document.get("made") or {})
+    attempt = run.get("attempts", {}).get(version.document["attempt"], {})
+    found = {"env": run.get("env"), "git": run.get("git"), "host": run.get("host")}
+    return found | {name: attempt[name] for name in ("git", "host") if name in attempt}
+
+
+def here(db: Database[dict[str, Any]]) -> dict[str, Any]:
+    """`env`, `git` and `host` of this process; the patch of its work tree is stored."""
+    git = environment.git()
+    patch = git.pop("patch") if git else None
+    if git and patch is not None:
+        db["patches"].update_one({"_id": git["diff"]}, {"$setOnInsert": {"patch": patch}}, True)
+    return {"env": environment.packages(), "git": git, "host": socket.gethostname()}
+
+
+def _patch(db: Database[dict[str, Any]], made: Mapping[str, Any]) -> str | None:
+    digest = (made.get("git") or {}).get("diff")
     found = db["patches"].find_one({"_id": digest}) if digest else None
     return environment.unpack_patch(found["patch"]) if found else None
 

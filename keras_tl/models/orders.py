@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import numbers
 import re
-import socket
 import threading
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from keras_tl.models import environment
 from keras_tl.models.liveness import LIVE, mark_lost
 from keras_tl.storage.connection import Connection
 
@@ -70,7 +70,13 @@ def send(
             f"{found['state']}"
         )
     order = ObjectId()
-    first = {"run": run, "action": action, "values": checked, "by": _sender(), "state": "pending"}
+    first = {
+        "run": run,
+        "action": action,
+        "values": checked,
+        "by": environment.user(),
+        "state": "pending",
+    }
     # An upsert, since only an update takes the server's time; the id makes its retry harmless.
     db["orders"].update_one(
         {"_id": order}, {"$setOnInsert": first, "$currentDate": {"at": True}}, upsert=True
@@ -204,13 +210,3 @@ def _value(name: Any, value: Any) -> int | float | bool:
     elif isinstance(value, numbers.Real) and math.isfinite(value):
         return float(value)
     raise ValueError(f"`values` must be finite numbers of 64 bits. Received: {name}={value!r}")
-
-
-def _sender() -> str:
-    import getpass
-
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError, ImportError):  # a container without a name for the user
-        user = "?"
-    return f"{user}@{socket.gethostname()}"

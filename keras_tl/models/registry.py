@@ -25,6 +25,7 @@ from keras_tl.models import (
 from keras_tl.models.lineage import Lineage
 from keras_tl.models.plain import plain
 from keras_tl.models.retention import Keep
+from keras_tl.models.runs import Run
 from keras_tl.models.selection import Reference, Version
 
 
@@ -142,6 +143,7 @@ class Versions(aliases.Aliases):
         tags: Mapping[str, Any] | None = None,
         *,
         alias: str | None = None,
+        run: Run | None = None,
     ) -> Version:
         """Save a model now, outside of `fit`, and wait until it is committed.
 
@@ -150,6 +152,8 @@ class Versions(aliases.Aliases):
             metrics: numbers to find it by.
             tags: strings and numbers to find it by.
             alias: a name to promote it to, once it is committed.
+            run: the run that made it, as of `hub.run`; default: none, and the version itself
+                keeps packages and git.
 
         Raises:
             pymongo.errors.PyMongoError: if the server does not take it.
@@ -157,7 +161,7 @@ class Versions(aliases.Aliases):
         """
         if alias is not None:
             aliases.check(alias)
-        saved = self._commit(model, *state.capture(model), metrics, tags)
+        saved = self._commit(model, *state.capture(model), metrics, tags, run)
         if alias is not None:
             self.promote(alias, saved)
         return saved
@@ -169,6 +173,7 @@ class Versions(aliases.Aliases):
         bundle: dict[str, np.ndarray],
         metrics: Mapping[str, float] | None,
         tags: Mapping[str, Any] | None,
+        run: Run | None = None,
     ) -> Version:
         config = state.describe(model)
         if config is not None:
@@ -183,6 +188,10 @@ class Versions(aliases.Aliases):
             **{"metrics": {k: float(v) for k, v in (metrics or {}).items()}, "best": None},
             "tags": {name: plain(value, name) for name, value in (tags or {}).items()},
         }
+        if run is not None:
+            about |= {"run": run.id, "attempt": run.attempt, "number": run.number}
+        else:
+            about["made"] = lineage.here(self.connection.db)
         return Version(versions.commit(self.connection.db, about, bundle))
 
     def follow(self, after: int | None = None) -> Iterator[Version]:

@@ -136,7 +136,7 @@ class Run(Events):
             self.outbox.beat(self.id, self.attempt)
             # git may take long in a large work tree, and nobody waits for it.
             self._describing = threading.Thread(
-                target=self._describe, name="keras_tl-describe", daemon=True
+                target=self._describe, args=(self.outbox,), name="keras_tl-describe", daemon=True
             )
             self._describing.start()
 
@@ -208,17 +208,20 @@ class Run(Events):
             self.end("failed", error.__name__)
         self.outbox.flush()
 
-    def _describe(self) -> None:
+    def _describe(self, box: Outbox) -> None:
         git = environment.git()
+        if box.closed:  # git took longer than the run, and nothing may open a journal again
+            return
         patch = git.pop("patch") if git else None
         if git and patch is not None:  # apart: many runs have the same one, few read it
-            self.outbox.document("patches", git["diff"], setOnInsert={"patch": patch})
-        self.outbox.document(
+            box.document("patches", git["diff"], setOnInsert={"patch": patch})
+        box.document(
             "runs",
             self.id,
             {},  # no upsert: a run that was deleted meanwhile is not made again, by half
             set={
                 "git": git,
+                f"attempts.{self.attempt}.git": git,  # one that resumes may run other code
                 "env": environment.packages(),
                 "host": socket.gethostname(),
             },

@@ -41,6 +41,7 @@ class System:
         self._position = weakref.WeakMethod(position)
         self._number = next(_starts)
         self._stopped = threading.Event()
+        self._late = False
         self._thread = threading.Thread(target=self._work, name="keras_tl-system", daemon=True)
         self._thread.start()
         run.on_end.append(self.stop)
@@ -49,6 +50,7 @@ class System:
         """Log the last row and end the thread; waits a second at most."""
         self._stopped.set()
         self._thread.join(1.0)
+        self._late = True  # what comes now would open the run's journal again
 
     def _work(self) -> None:
         try:
@@ -65,8 +67,10 @@ class System:
                 position = self._position()
                 if position is None:
                     return
-                step, epoch = position()
-                self.run.log(step, epoch, -1, next(samples), kind="system")
+                (step, epoch), sample = position(), next(samples)
+                if self._late:
+                    return
+                self.run.log(step, epoch, -1, sample, kind="system")
                 del position
         except Exception as error:
             log.warning("CPU and memory are not logged: %s: %s", type(error).__name__, error)

@@ -46,6 +46,7 @@ def commit(
             `number` and `began` of the attempt, `base` (version it resumed from), `step`,
             `epoch`, `batch`, `metrics`, `manifest`, `callbacks`, `cursor`, `tags`, and `best`:
             `None`, or the `monitor`, `mode` and `value` by which it may be the best version.
+            Without a run also `made`: `env`, `git` and `host`.
         bundle: arrays by the manifest's names, and the config's bytes as `@config`.
         note_session: told the session's id (hex) before its transaction begins, so that another
             process can end it if this one is killed inside.
@@ -74,6 +75,8 @@ def commit(
             "created": datetime.datetime.now(datetime.UTC),
             "token": about["attempt"],
         }
+        if "made" in about:
+            document["made"] = about["made"]
         if len(entries) > _INLINE_MANIFEST:
             from bson import encode
 
