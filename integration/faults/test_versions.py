@@ -113,7 +113,7 @@ def test_a_fit_killed_while_it_saves(
         else:
             child = place.start("fit", mutants=["groups"], kill=(phase, nth))
             assert child.wait() == -9 and child.lines("killed"), (phase, child.errors[-3000:])
-        assert not stored.readable(place.db), (phase, nth)
+        assert not stored.readable(place.db, skip=before), (phase, nth)
         place.hub.sync()
         place.note(f"fit at {phase} {nth}")
         mine = stored.listed(place.db)[before:]
@@ -129,7 +129,7 @@ def test_a_fit_killed_while_it_saves(
     assert not stored.readable(place.db) + stored.ordered(place.db)
     # Our own reader says the same.
     model = savers.network()
-    for version in list(place.hub.models["net"])[:: 1 if FULL else 10]:
+    for version in list(place.hub.models["net"])[::10]:
         place.hub.models["net"].restore_into(model, version)
         weights = {w.path: np.asarray(w.value).tobytes() for w in model.weights}
         there = stored.tensors(place.db, version.document)
