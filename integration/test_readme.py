@@ -21,9 +21,13 @@ x = (x / 16).astype("float32")
 """
 CHECKS = """
 assert len(run.events("loss")["step"]) == 2, run.events("loss")
+assert found[0].best["loss"].value == best.best["loss"].value
+assert digits.aliases["prod"] == digits.aliases["latest"] and len(digits) <= 9
+assert keras.models.load_model("digits.keras").count_params() == 650
+assert "digits/backup" not in hub.models
 assert losses["step"].tolist() == list(range(1, 41))
 assert hub.models["digits"].version().cursor["topic"] == "digits"
-assert model.optimizer.iterations == 3 * 57 + 40
+assert digits.load().optimizer.iterations == 3 * 57 + 2 * 45 + 40
 hub.close()
 print("ran")
 """
@@ -32,6 +36,7 @@ print("ran")
 def python(code: Path, mongodb: str, broker: str, project: str, home: Path, *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, code, *arguments],
+        cwd=home,
         env={
             **os.environ,
             "PYTHONPATH": str(ROOT),
