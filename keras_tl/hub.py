@@ -221,12 +221,13 @@ class Hub:
         connection = self.connection
         return sync(connection, partial(refusal, connection) if connection.has_kafka else None)
 
-    def close(self, timeout: float = 10.0) -> None:
+    def close(self, timeout: float | None = None) -> None:
         """Send what waits, close the connections and stop what `local` has started.
 
         Args:
-            timeout: how long to wait for MongoDB at most, in s. What it has not taken by then
-                stays in the journal.
+            timeout: how long to wait for MongoDB at most, in s; default: 10, or half a second
+                where the end of a `fit` has waited in vain. What it has not taken by then stays in
+                the journal.
         """
         import sys
 

@@ -55,16 +55,18 @@ def measure(options: argparse.Namespace, report: Report, mongodb: str) -> None:
         del os.environ["KERAS_TL_CACHE"]
 
 
-def network(layers: int, parameters: int = PARAMETERS, trainable: bool = True) -> Any:
-    """A network of Dense layers that together have so many parameters."""
+def network(layers: int, parameters: int = PARAMETERS, optimizer: str = "sgd") -> Any:
+    """A network of Dense layers that together have so many parameters.
+
+    With SGD without momentum a version holds the weights and hardly anything else.
+    """
     import keras
 
     width = int((parameters / layers) ** 0.5)
     model = keras.Sequential(
-        [keras.Input((width,))]
-        + [keras.layers.Dense(width, trainable=trainable) for _ in range(layers)]
+        [keras.Input((width,))] + [keras.layers.Dense(width) for _ in range(layers)]
     )
-    model.compile("adam" if trainable else "sgd", "mse")
+    model.compile(optimizer, "mse")
     return model
 
 
@@ -81,7 +83,7 @@ def seconds(call: Callable[[], Any]) -> float:
 def stalls(report: Report, backend: str, hub: Any, folder: Path, repeats: int) -> None:
     import keras
 
-    model = network(8, 24_000_000 // 3)  # with both moments of Adam: 96 MB
+    model = network(8, 24_000_000 // 3, "adam")  # with both moments of Adam: 96 MB
     width = model.input_shape[1]
     x = np.random.default_rng(0).normal(size=(64, width)).astype("float32")
     model.fit(x, x, verbose=0)

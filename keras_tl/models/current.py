@@ -43,7 +43,7 @@ def leave(member: object, run: Run, timeout: float) -> None:
         run.outbox.flush(timeout)
 
 
-def close(connection: Connection, timeout: float) -> None:
+def close(connection: Connection, timeout: float | None) -> None:
     """End what is under way on a connection and close its outbox."""
     for _, run in list(under_way.values()):
         if run.connection is connection:

@@ -162,12 +162,18 @@ class Outbox:
             )
         return done
 
-    def close(self, timeout: float = 10.0) -> None:
-        """Flush, stop the threads and, if everything was sent, delete the journal."""
+    def close(self, timeout: float | None = None) -> None:
+        """Flush, stop the threads and, if everything was sent, delete the journal.
+
+        Args:
+            timeout: how long to wait for MongoDB at most, in s; default: 10, or half a second
+                where the end of a `fit` has waited in vain.
+        """
         if self._closing or self._pid != os.getpid():
             return
-        # Who has waited in vain at the end of `fit` does not wait again when the process ends.
-        done = self.flush(min(timeout, 0.5) if self._late else timeout)
+        if timeout is None:
+            timeout = 0.5 if self._late else 10.0
+        done = self.flush(timeout)
         self._closing = True
         self._wake.set()
         with self._lock:
@@ -283,7 +289,7 @@ def _forget_in_child() -> None:
 os.register_at_fork(after_in_child=_forget_in_child)
 
 
-def close_outbox(connection: Connection, timeout: float = 10.0) -> None:
+def close_outbox(connection: Connection, timeout: float | None = None) -> None:
     """Close the connection's outbox if there is one."""
     found = _outboxes.pop(connection, None)
     if found is not None:

@@ -6,6 +6,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import keras
@@ -190,9 +191,10 @@ class Versions(aliases.Aliases):
         }
         if run is not None:
             about |= {"run": run.id, "attempt": run.attempt, "number": run.number}
-        else:
-            about["made"] = lineage.here(self.connection.db)
-        return Version(versions.commit(self.connection.db, about, bundle))
+        db = self.connection.db
+        with ThreadPoolExecutor(1) as pool:  # git takes its time while the tensors travel
+            made = pool.submit(lineage.here, db).result if run is None else None
+            return Version(versions.commit(db, about, bundle, made=made))
 
     def follow(self, after: int | None = None) -> Iterator[Version]:
         """Each version as it is committed, for ever: to serve or to evaluate the newest.

@@ -59,9 +59,10 @@ class Uploader:
         self._captured: list[tuple[dict[str, Any], dict[str, np.ndarray]]] = []
         self._disk = threading.Lock()
         self._changed = threading.Condition()
-        self._busy = False
+        self._busy = 0  # threads that have something in hand
+        self._sending: str | None = None
         self._closing = False
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
 
     def put(
         self, about: dict[str, Any], bundle: dict[str, np.ndarray], verify: Verify | None = None
@@ -91,11 +92,12 @@ class Uploader:
                     _release(arrays)
             self._captured = [*best, (about, bundle)]
             self._verify[about["id"]] = verify
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._work, name="keras_tl-uploader", daemon=True
-                )
-                self._thread.start()
+            if not self._threads:
+                # Two, since the server may not answer for long, and the disk does not wait for it.
+                for work in (self._store_all, self._send_waiting):
+                    thread = threading.Thread(target=work, name="keras_tl-uploader", daemon=True)
+                    self._threads.append(thread)
+                    thread.start()
             self._changed.notify_all()
 
     def waiting(self) -> dict[str, bytes]:
@@ -115,9 +117,9 @@ class Uploader:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join(1.0)
-        self._store_captured()  # the thread may still wait for the server
+        for thread in self._threads:
+            thread.join(1.0)
+        self._store_captured()
 
     def send_all(self) -> int:
         """Commit what waits, now, in this thread; the number of versions committed.
@@ -137,32 +139,39 @@ class Uploader:
             count += self._send(about, keep=True)
         return count
 
-    def _work(self) -> None:
+    def _store_all(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._captured or self._closing)
+                if self._closing:
+                    return
+            self._store_captured()
+
+    def _send_waiting(self) -> None:
         delay = 0.5
         while True:
             with self._changed:
-                self._changed.wait_for(
-                    lambda: self._captured or self._waiting or self._closing,
-                )
+                self._changed.wait_for(lambda: self._waiting or self._closing)
                 if self._closing:
                     return
-                self._busy = True
+                about = next(iter(self._waiting.values()))
+                self._sending = about["id"]
+                self._busy += 1
+            failed = False
             try:
-                self._store_captured()
-                about = next(iter(self._waiting.values()), None)
-                if about is not None:
-                    self._send(about)
+                self._send(about)
                 delay = 0.5
             except Exception as error:
                 log.debug("A version could not be sent yet", exc_info=True)
                 self._complain(error)
-                with self._changed:  # a new version is taken over at once, also in an outage
-                    self._changed.wait_for(lambda: self._captured or self._closing, delay)
-                delay = min(2 * delay, 5.0)
-            finally:
-                with self._changed:
-                    self._busy = False
-                    self._changed.notify_all()
+                failed = True
+            with self._changed:
+                self._sending = None
+                self._busy -= 1
+                self._changed.notify_all()
+                if failed:
+                    self._changed.wait_for(lambda: self._closing, delay)
+                    delay = min(2 * delay, 5.0)
 
     def _store_captured(self) -> None:
         with self._disk:  # held while a version is written, so that `close` waits for the disk
@@ -171,16 +180,28 @@ class Uploader:
                     if not self._captured:
                         return
                     captured = self._captured.pop(0)
-                self._store(*captured)
+                    self._busy += 1
+                try:
+                    self._store(*captured)
+                finally:
+                    with self._changed:
+                        self._busy -= 1
+                        self._changed.notify_all()
 
     def _store(self, about: dict[str, Any], bundle: dict[str, np.ndarray]) -> None:
         hooks.phase("version-captured")
         with self._changed:
-            late = list(self._waiting.values())[1:]
-        for other in late:
-            if not _beats(other, about):
-                self._forget(other["id"])
-                self._drop()
+            first = self._sending or next(iter(self._waiting), None)
+            late = [
+                identity
+                for identity, other in self._waiting.items()
+                if identity != first and not _beats(other, about)
+            ]
+            for identity in late:  # so that nobody begins to send it
+                del self._waiting[identity]
+        for identity in late:
+            self._forget(identity)
+            self._drop()
         path = self._path(about["id"])
         temporary = path.with_suffix(".part")
         try:
@@ -192,6 +213,7 @@ class Uploader:
             with self._changed:  # or compacting could miss the record
                 self.journal.append(Kind.VERSION, json.dumps(about).encode())
                 self._waiting[about["id"]] = about
+                self._changed.notify_all()
         except (OSError, ValueError, TypeError) as error:
             temporary.unlink(missing_ok=True)
             path.unlink(missing_ok=True)

@@ -34,6 +34,7 @@ def commit(
     about: Mapping[str, Any],
     bundle: Mapping[str, np.ndarray],
     note_session: Callable[[str], None] | None = None,
+    made: Callable[[], Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Make a captured version visible; repeating it changes nothing.
 
@@ -46,10 +47,10 @@ def commit(
             `number` and `began` of the attempt, `base` (version it resumed from), `step`,
             `epoch`, `batch`, `metrics`, `manifest`, `callbacks`, `cursor`, `tags`, and `best`:
             `None`, or the `monitor`, `mode` and `value` by which it may be the best version.
-            Without a run also `made`: `env`, `git` and `host`.
         bundle: arrays by the manifest's names, and the config's bytes as `@config`.
         note_session: told the session's id (hex) before its transaction begins, so that another
             process can end it if this one is killed inside.
+        made: asked behind the upload for `env`, `git` and `host` of a version without a run.
 
     Returns:
         The version's document.
@@ -75,8 +76,8 @@ def commit(
             "created": datetime.datetime.now(datetime.UTC),
             "token": about["attempt"],
         }
-        if "made" in about:
-            document["made"] = about["made"]
+        if made is not None:
+            document["made"] = made()
         if len(entries) > _INLINE_MANIFEST:
             from bson import encode
 

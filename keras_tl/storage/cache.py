@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -24,6 +24,8 @@ log = logging.getLogger("keras_tl")
 # Smaller files are read: a process has some 65,000 mappings, and a model may have more tensors.
 _MAP_BYTES = 1 << 20
 _THREADS = 4
+_QUIET = 0.2  # s
+_WAITING_BYTES = 256 << 20
 _TOUCH = 60.0  # s after which a file that is used is marked as used again
 _STALE = 3600.0  # s after which an unfinished file is a dead process's
 
@@ -52,7 +54,11 @@ class BlobCache:
         self.limit = limit
         self._unseen = limit  # bytes that may have been written since the last look: at first, all
         self._refused = False
+        self._waiting: dict[str, memoryview] = {}
+        self._used = 0.0
+        self._hurry = False
         self._filling: threading.Thread | None = None
+        self._changed = threading.Condition()
 
     def get_many(self, blobs: Blobs, names: Iterable[str]) -> dict[str, memoryview]:
         """Reads blobs, from the disk what is there and else from MongoDB.
@@ -86,43 +92,74 @@ class BlobCache:
             found |= fetched
         return found
 
-    def held(self, names: Iterable[str]) -> dict[str, memoryview]:
+    def held(self, names: Collection[str]) -> dict[str, memoryview]:
         """Those of the blobs that are cached."""
-        self.flush()
-        if self.limit <= 0 or not self.folder.is_dir():
-            return {}
-        found: dict[str, memoryview] = {}
+        with self._changed:
+            self._used = time.monotonic()
+            found = {name: self._waiting[name] for name in names if name in self._waiting}
+        wanted = [name for name in names if name not in found]
+        if self.limit <= 0 or not wanted or not self.folder.is_dir():
+            return found
         with ThreadPoolExecutor(_THREADS) as pool:
-            for batch in pool.map(self._read, _shares(list(names))):
+            for batch in pool.map(self._read, _shares(wanted)):
                 found |= batch
         return found
 
     def put_many(self, contents: Mapping[str, memoryview]) -> None:
-        """Keeps blobs, as far as the disk takes them: in the background, and it never raises."""
-        self.flush()  # so that no more than this waits in memory
+        """Keeps blobs, as far as the disk takes them: in the background, and it never raises.
+
+        The disk is written to when nothing was read for a moment, so that a load does not wait
+        for it. If much waits already, this call does.
+        """
         if self.limit <= 0 or self._refused:
             return
-        self._filling = threading.Thread(target=self._fill, args=(contents,), name="keras_tl-cache")
-        try:
-            self._filling.start()
-        except RuntimeError:  # the interpreter ends
-            self._filling = None
-            self._fill(contents)
+        with self._changed:
+            full = sum(map(len, self._waiting.values())) > _WAITING_BYTES
+        if full:
+            self.flush()
+        with self._changed:
+            self._used = time.monotonic()
+            self._waiting.update((n, d) for n, d in contents.items() if len(d) <= self.limit)
+            if self._filling is None and self._waiting:
+                self._filling = threading.Thread(target=self._fill, name="keras_tl-cache")
+                try:
+                    self._filling.start()
+                except RuntimeError:  # the interpreter ends
+                    self._filling = None
+                    self._waiting.clear()
 
     def flush(self) -> None:
         """Waits until what was given to `put_many` is on the disk."""
-        filling, self._filling = self._filling, None
-        if filling is not None:
-            filling.join()
+        with self._changed:
+            self._hurry = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._filling is None)
+            self._hurry = False
 
-    def _fill(self, contents: Mapping[str, memoryview]) -> None:
+    def _fill(self) -> None:
+        main = threading.main_thread()
+        while True:
+            with self._changed:
+                while not self._hurry and main.is_alive():
+                    left = self._used + _QUIET - time.monotonic()
+                    if left <= 0:
+                        break
+                    self._changed.wait(left)
+                if not self._waiting:
+                    self._filling = None
+                    self._changed.notify_all()
+                    return
+                name, data = next(iter(self._waiting.items()))
+            self._keep(name, data)
+            with self._changed:
+                self._waiting.pop(name, None)
+
+    def _keep(self, name: str, data: memoryview) -> None:
+        if self._refused:
+            return
         try:
-            size = 0
-            for name, data in contents.items():
-                if len(data) <= self.limit:
-                    self._write(name, data)
-                    size += len(data)
-            self._unseen += size
+            self._write(name, data)
+            self._unseen += len(data)
             if self._unseen > self.limit // 20:
                 self._evict()
         except OSError as error:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 #: Seconds after which an upload gives up; `gc` must be given a longer grace where savers run.
 UPLOAD_LIMIT = 3600.0
 _INSERT_BYTES = 4 << 20
+_PUBLISH_FILES, _PUBLISH_BYTES = 1000, 64 << 20  # a majority's answer takes as long for one file
 _WRITERS = 3
 
 #: A content: bytes, or its parts one after the other.
@@ -55,6 +56,7 @@ class Upload:
         self._files: list[dict[str, Any]] = []
         self._size = 0
         self._sent: deque[tuple[Future[None], list[dict[str, Any]]]] = deque()
+        self._stored: list[dict[str, Any]] = []
 
     def __enter__(self) -> Upload:
         return self
@@ -65,6 +67,7 @@ class Upload:
                 self._send()
                 while self._sent:
                     self._settle()
+                self._publish_stored()
         finally:
             self._pool.shutdown(cancel_futures=True)
 
@@ -89,7 +92,7 @@ class Upload:
             self._send()
 
     def _send(self) -> None:
-        """Begins to send; the files that end here are published when all before is stored."""
+        """Begins to send; the files that end here may be published when all before is stored."""
         if self._chunks or self._files:
             if len(self._sent) >= _WRITERS:
                 self._settle()
@@ -107,16 +110,24 @@ class Upload:
             self._collection.insert_many(documents, ordered=False)
 
     def _settle(self) -> None:
-        assert self._start is not None  # something was added
         future, files = self._sent.popleft()
         future.result()
         hooks.phase("blob-chunks")
+        self._stored += files
+        size = sum(file["length"] for file in self._stored)
+        if len(self._stored) >= _PUBLISH_FILES or size >= _PUBLISH_BYTES:
+            self._publish_stored()
+
+    def _publish_stored(self) -> None:
+        if self._start is None:
+            return
         elapsed = time.monotonic() - self._started
         if elapsed > UPLOAD_LIMIT:  # from here on `gc` may take its first chunks
             raise TimeoutError(
                 f"An upload of blobs must end within {UPLOAD_LIMIT:.0f} s. "
                 f"Received: {elapsed:.0f} s"
             )
+        files, self._stored = self._stored, []
         if files:
             now = self._start + timedelta(seconds=elapsed)
             for file in files:
