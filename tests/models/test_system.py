@@ -45,7 +45,16 @@ class Training:
 
 
 def alive() -> list[threading.Thread]:
-    return [t for t in threading.enumerate() if t.name == "keras_tl-system"]
+    return [t for t in threading.enumerate() if t.name == "keras_tl-system" and t not in _earlier]
+
+
+_earlier: list[threading.Thread] = []
+
+
+@pytest.fixture(autouse=True)
+def earlier() -> None:
+    """Other tests leave runs behind that never end."""
+    _earlier[:] = threading.enumerate()
 
 
 def test_rows_come_until_the_run_ends_and_once_more() -> None:
