@@ -38,6 +38,13 @@ def test_a_model_loads_while_the_server_is_away(
             asked: digest(digits.load(asked)) for asked in (2, "latest", best("loss", mode="min"))
         }
         held = digits.version(2).document
+        again = hub.models["again"]  # a model under the key of one that was deleted
+        again.save(model)
+        again.load(1)
+        hub.models.delete("again")
+        model.layers[0].set_weights([w + 1 for w in model.layers[0].get_weights()])
+        again.save(model)
+        second = digest(again.load(1))
         shared().flush()
 
         stack.kill("mongodb")
@@ -49,6 +56,12 @@ def test_a_model_loads_while_the_server_is_away(
         said = [r.getMessage() for r in caplog.records if "is away" in r.getMessage()]
         assert len(said) == 1 and "as it was last seen at 2" in said[0]
         assert digits.version(2).document == held
+        assert digest(again.load(1)) == second
+        for path in (tmp_path / "cache" / "versions").rglob("*.bson"):
+            if path.stem == "1":
+                path.write_bytes(b"garbage")
+        with pytest.raises(ConnectionFailure):
+            again.load(1)
 
         for asked in (1, "prod", best("loss", mode="max")):
             with pytest.raises(ConnectionFailure) as caught:

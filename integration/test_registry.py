@@ -105,10 +105,12 @@ def test_promotion_is_compare_and_set(hub: ktl.Hub, net: Any) -> None:
         net.promote("prod", 2, expected=None)
     assert moved.value.found == 1
     net.promote("prod", best("val_loss"), expected=1)
-    with pytest.raises(ValueError, match="must not be worse by 'val_loss'"):
+    with pytest.raises(ValueError, match="a finite 'val_loss' that is not worse"):
         net.promote("prod", 3, unless_worse="val_loss")
     assert net.aliases["prod"] == 2
     net.promote("prod", 3, unless_worse=best("val_loss", mode="max"))
+    with pytest.raises(ValueError, match="finite 'typo_loss'"):
+        net.promote("prod", 1, unless_worse="typo_loss")
     for wrong in (4, "canary"):
         with pytest.raises(KeyError):
             net.promote("prod", wrong)

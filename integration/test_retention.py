@@ -99,6 +99,14 @@ def test_a_policy_is_applied(hub: ktl.Hub, net: Any, model: keras.Model) -> None
     net.load(4)
 
 
+def test_the_best_by_what_no_version_has_deletes_nothing(net: Any, model: keras.Model) -> None:
+    save(net, model, 0.5, math.nan, 0.4)
+    for policy in (Keep(best=1, monitor="typo_loss"), Keep(last=1, best=1, monitor="val_mae")):
+        with pytest.raises(ValueError, match="`monitor`"):
+            net.prune(policy)
+    assert len(net) == 3
+
+
 def test_what_may_be_resumed_stays(hub: ktl.Hub, net: Any, model: keras.Model) -> None:
     save(net, model, *range(10))
     run(hub, net, "running", 1, 2, 3)
@@ -137,13 +145,16 @@ def test_the_policy_is_stored_with_the_model(hub: ktl.Hub, net: Any, model: kera
     assert net.retention is None
     assert retention.apply(hub.connection, "net") == []
     net.retention = Keep(last=1)  # before there is a version
-    save(net, model, 0.5, 0.4, 0.3)
     assert net.retention == Keep(last=1)
-    assert retention.apply(hub.connection, "net", dry_run=True) == [1, 2]
-    assert retention.apply(hub.connection, "net", Keep(last=2).to_dict()) == [1]
-    assert net.prune() == [2]
+    save(net, model, 0.5, 0.4, 0.3)
+    assert kept(net) == [3]  # a save applies it
     net.retention = None
-    assert net.retention is None and net.prune() == []
+    save(net, model, 0.2, 0.1)
+    assert net.retention is None and net.prune() == [] and kept(net) == [5, 4, 3]
+    assert retention.apply(hub.connection, "net", Keep(last=1), dry_run=True) == [3, 4]
+    assert retention.apply(hub.connection, "net", Keep(last=2).to_dict()) == [3]
+    with pytest.raises(ValueError, match="`retention`"):
+        net.retention = {"last": 2}
 
 
 def test_the_stored_policy_holds_while_a_model_trains(hub: ktl.Hub, net: Any) -> None:

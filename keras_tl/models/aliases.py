@@ -219,12 +219,12 @@ class Aliases(Selection):
         rule = by if isinstance(by, Best) else Best(by)
         sign = 1 if rule.direction(judged) == "min" else -1
         value, held = new.metrics.get(rule.monitor), old.metrics.get(rule.monitor)
-        if held is None or not np.isfinite(held):
-            return
-        if value is None or not np.isfinite(value) or sign * value > sign * held:
+        worse = held is not None and np.isfinite(held) and sign * (value or 0) > sign * held
+        if value is None or not np.isfinite(value) or worse:
             raise ValueError(
-                f"`version` must not be worse by {rule.monitor!r} than version {old.number}, which "
-                f"has {held}. Received: version {new.number} with {value}"
+                f"`version` must have a finite {rule.monitor!r} that is not worse than that of "
+                f"version {old.number}, which has {held}. Received: version {new.number} with "
+                f"{value}"
             )
 
 

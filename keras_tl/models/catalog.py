@@ -21,8 +21,10 @@ class Models:
         self.connection = connection
 
     def __getitem__(self, key: str) -> Versions:
-        if not isinstance(key, str) or not key:
-            raise ValueError(f"`key` must be a string that is not empty. Received: {key!r}")
+        if not isinstance(key, str) or not key or not key.isprintable():
+            raise ValueError(
+                f"`key` must be a string of printable characters, not empty. Received: {key!r}"
+            )
         return Versions(self.connection, key)
 
     def __contains__(self, key: object) -> bool:

@@ -42,11 +42,8 @@ def remember(connection: Connection, document: Mapping[str, Any], name: str | No
         if document.get("deleted") is not None:
             path.unlink(missing_ok=True)
             return
-        if path.exists():
-            os.utime(path)
-        else:
-            _write(path, dict(document))
-            _forget_oldest(folder)
+        _write(path, dict(document))  # also over that of a model that was deleted
+        _forget_oldest(folder)
         if name is not None:
             _write(_alias(folder, name), {"version": document["version"]})
 
@@ -64,6 +61,7 @@ def recall(connection: Connection, key: str, asked: int | str, error: Exception)
         Exception: `error`, with a note, if the version is not held.
     """
     from bson import CodecOptions, decode
+    from bson.errors import BSONError
 
     folder = _folder(connection, key)
     options: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
@@ -76,7 +74,7 @@ def recall(connection: Connection, key: str, asked: int | str, error: Exception)
         if not isinstance(asked, int):
             path = folder / f"{document['version']}.bson"
             document = decode(path.read_bytes(), options)
-    except (OSError, ValueError) as missing:
+    except (OSError, ValueError, KeyError, BSONError) as missing:
         _refuse(key, asked, error, missing)
     if folder not in _told:
         _told.add(folder)

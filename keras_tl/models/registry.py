@@ -186,7 +186,7 @@ class Versions(aliases.Aliases):
             **{"number": 0, "began": time.time(), "base": self.aliases.get("latest")},
             "step": int(keras.ops.convert_to_numpy(optimizer.iterations)) if optimizer else 0,
             **{"epoch": 0, "batch": 0, "manifest": manifest, "callbacks": [], "cursor": None},
-            **{"metrics": {k: float(v) for k, v in (metrics or {}).items()}, "best": None},
+            **{"metrics": _metrics(metrics or {}), "best": None},
             "tags": {name: plain(value, name) for name, value in (tags or {}).items()},
         }
         if run is not None:
@@ -194,7 +194,9 @@ class Versions(aliases.Aliases):
         db = self.connection.db
         with ThreadPoolExecutor(1) as pool:  # git takes its time while the tensors travel
             made = pool.submit(lineage.here, db).result if run is None else None
-            return Version(versions.commit(db, about, bundle, made=made))
+            saved = Version(versions.commit(db, about, bundle, made=made))
+        retention.apply(self.connection, self.key)
+        return saved
 
     def follow(self, after: int | None = None) -> Iterator[Version]:
         """Each version as it is committed, for ever: to serve or to evaluate the newest.
@@ -251,6 +253,8 @@ class Versions(aliases.Aliases):
 
     @retention.setter
     def retention(self, keep: Keep | None) -> None:
+        if keep is not None and not isinstance(keep, Keep):
+            raise ValueError(f"`retention` must be a `Keep`, or `None`. Received: {keep!r}")
         stored = {"retention": keep.to_dict() if keep is not None else None}
         first = {"aliases": {}, "rev": 0}
         self.connection.db["models"].update_one(
@@ -341,3 +345,15 @@ class Versions(aliases.Aliases):
             ValueError: if the file is damaged or does not fit the model, naming what is missing.
         """
         return interchange.from_safetensors(self, path, model, metrics, tags)
+
+
+def _metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    found = {}
+    for name, value in metrics.items():
+        try:
+            found[str(name)] = float(value)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"`metrics` must be numbers. Received: {name!r} of {type(value).__name__}"
+            ) from None
+    return found

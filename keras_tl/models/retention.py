@@ -89,15 +89,19 @@ class Keep:
         if self.every is not None:
             kept |= {number for number in numbers if number % self.every == 0}
         if self.best is not None:
-            sign = 1 if Best(self.monitor, self.mode).direction() == "min" else -1
-            name = encoded(self.monitor)
-            ranked = sorted(
-                (sign * d["metrics"][name], d["version"])
-                for d in found
-                if np.isfinite(d["metrics"].get(name, np.nan))
-            )
-            kept |= {number for _, number in ranked[: self.best]}
+            kept |= set(self.ranked(found)[: self.best])
         return kept
+
+    def ranked(self, found: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Numbers of the versions that have a finite value of `monitor`, the best first."""
+        sign = 1 if Best(self.monitor, self.mode).direction() == "min" else -1
+        name = encoded(self.monitor)
+        order = sorted(
+            (sign * d["metrics"][name], d["version"])
+            for d in found
+            if np.isfinite(d["metrics"].get(name, np.nan))
+        )
+        return [number for _, number in order]
 
 
 def apply(
@@ -119,6 +123,7 @@ def apply(
 
     Raises:
         pymongo.errors.PyMongoError: if the server does not take it.
+        ValueError: if the policy asks for the best by a metric that no version has.
     """
     db = connection.db
     model = db["models"].find_one({"_id": key})
@@ -135,6 +140,11 @@ def apply(
     kept = policy.chosen(found) | _needed(db, key, found)
     kept |= _pointed_to(model["aliases"], policy.aliased)
     doomed = sorted(d["version"] for d in found if d["version"] not in kept)
+    if doomed and policy.best is not None and not policy.ranked(found):
+        raise ValueError(
+            f"`monitor` must be a metric of which a version of {key!r} has a finite value, or "
+            f"nothing is deleted. Received: {policy.monitor!r}"
+        )
     if dry_run:
         return doomed
     done = []

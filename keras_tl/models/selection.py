@@ -167,6 +167,11 @@ class Selection:
         """The versions, newest first, without those that were deleted."""
         return map(self._listed, self._kept().sort("version", -1))
 
+    @property
+    def versions(self) -> list[Version]:
+        """The versions, newest first, without those that were deleted."""
+        return self.where()
+
     def __len__(self) -> int:
         return int(self._collection.count_documents({"model": self.key, "deleted": None}))
 
@@ -226,7 +231,8 @@ class Selection:
         elif isinstance(version, str):
             number = self.aliases.get(version)
         found = None
-        if isinstance(number, int) and not isinstance(number, bool):
+        if hasattr(number, "__index__") and not isinstance(number, bool):
+            number = int(number)  # NumPy's, too
             found = self._collection.find_one({"model": self.key, "version": number})
         if found is None:
             raise KeyError(

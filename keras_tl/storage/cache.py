@@ -162,6 +162,8 @@ class BlobCache:
             self._unseen += len(data)
             if self._unseen > self.limit // 20:
                 self._evict()
+        except FileNotFoundError:  # the folder was deleted meanwhile
+            log.debug("A tensor was not cached", exc_info=True)
         except OSError as error:
             self._refused = True
             log.warning(
