@@ -283,7 +283,7 @@ class MongoCheckpoint(keras.callbacks.Callback):
         # `steps_per_epoch`: 10 steps by 4 are 12.
         if self._stream is not None:
             return self._begun + self._per_execution
-        return states.steps(self.model, self._updates, self._begun + self._per_execution)
+        return states.steps(self, self._updates, self._begun + self._per_execution)
 
     def _save(self, logs: Mapping[str, Any], epoch: int, batch: int) -> None:
         value = logs.get(self.monitor)

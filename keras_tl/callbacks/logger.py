@@ -154,7 +154,7 @@ class MongoLogger(keras.callbacks.Callback):
             )
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self._steps = states.steps(self.model, self._updates, self._steps)
+        self._steps = states.steps(self, self._updates, self._steps)
         if logs and self._active:
             step = self._first_step + self._steps
             self.run.log(step, epoch, self._first_batch + self._steps - 1, logs, kind="epoch")

@@ -100,18 +100,30 @@ def restore(
 
 
 def updates(model: keras.Model) -> int:
-    """How often the optimizer has updated the model: once a step."""
+    """How often the optimizer was called: once a step, if `train_step` is Keras' own."""
     optimizer = getattr(model, "optimizer", None)
-    return int(keras.ops.convert_to_numpy(optimizer.iterations)) if optimizer is not None else 0
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of one that scales the loss
+    # Private: `iterations` counts a step only when its gradients are no longer accumulated.
+    calls = getattr(optimizer, "_iterations", None)
+    return int(keras.ops.convert_to_numpy(calls)) if calls is not None else 0
 
 
-def steps(model: keras.Model, before: int, most: int) -> int:
+def steps(callback: keras.callbacks.Callback, before: int, most: int) -> int:
     """Steps of an epoch that is over, `before` being `updates` when it began.
 
-    Keras tells which executions began, and not how long the last one was.
+    Keras tells which executions began, and not how long the last one was. The optimizer is
+    believed about that one alone: a `train_step` may call it twice a step, or not at all.
+
+    Args:
+        callback: one of the `fit`.
+        before: `updates` when the epoch began, less the steps that an earlier `fit` made of it.
+        most: steps, if the last execution was a whole one.
     """
-    done = updates(model) - before
-    return done if 0 < done <= most else most
+    done = updates(callback.model) - before
+    least = most - callback.model.steps_per_execution
+    if (callback.params or {}).get("steps") is None:
+        least -= 1  # at the end of data of unknown length an execution may begin that has none
+    return done if max(least, 0) < done <= most else most
 
 
 def direction(model: keras.Model, monitor: str) -> str:

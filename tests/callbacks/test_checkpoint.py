@@ -270,3 +270,32 @@ def test_states_find_their_callbacks() -> None:
 
 def test_siblings_outside_of_a_fit() -> None:
     assert states.siblings(Counter()) == []
+
+
+def test_steps_are_not_updates_of_the_optimizer(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    monkeypatch.setattr(Uploader, "put", lambda self, about, *_: saved.append(about["step"]))
+    model = network()
+    model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=4), "mse")
+    checkpoint = MongoCheckpoint(connection, "net", flush_timeout=0.0)
+    model.fit(X, Y, batch_size=BATCH, epochs=2, verbose=0, callbacks=[checkpoint])
+    assert saved == [STEPS, 2 * STEPS]
+
+
+@pytest.mark.parametrize(
+    ("calls", "known", "expected"),
+    [(10, True, 10), (9, True, 9), (8, True, 12), (8, False, 8), (0, True, 12), (24, True, 12)],
+)
+def test_the_optimizer_is_believed_about_the_last_execution_alone(
+    calls: int, known: bool, expected: int
+) -> None:
+    model, callback = network(), keras.callbacks.Callback()
+    model.steps_per_execution = 4
+    callback.set_model(model)
+    callback.set_params({"steps": 10 if known else None})
+    before = states.updates(model)
+    model.optimizer.build(model.trainable_variables)
+    model.optimizer._iterations.assign(calls)
+    assert states.steps(callback, before, 12) == expected
