@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -322,3 +323,25 @@ def test_what_does_not_fit_is_refused(hub: ktl.Hub) -> None:
     with pytest.raises(ValueError, match="`x` must have the batches .* Received: data that end"):
         script("shorter", MongoBackupAndRestore(hub, "net"))
     del CASES["shorter"]
+
+
+@pytest.mark.filterwarnings("ignore:`fit` goes on after:UserWarning")
+def test_one_fit_at_a_time_has_the_backup(hub: ktl.Hub) -> None:
+    refused: list[BaseException] = []
+
+    class Second(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+            if self.model.optimizer.iterations == 8 and hub.models.flush(60):
+                thread = threading.Thread(target=self.fit)
+                thread.start()
+                thread.join(60)
+
+        def fit(self) -> None:
+            try:
+                script("arrays", MongoBackupAndRestore(hub, "net"))
+            except ValueError as error:
+                refused.append(error)
+
+    script("arrays", MongoBackupAndRestore(hub, "net", 3), Second())
+    (error,) = refused
+    assert "`model` must be backed up by one `fit` at a time" in str(error)

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from keras_tl.callbacks import states
+from keras_tl.callbacks import alive, states
 from keras_tl.callbacks.checkpoint import MongoCheckpoint
 from keras_tl.callbacks.position import Position, epoch_iterator
 from keras_tl.models import resuming
+from keras_tl.models.offline import PATIENCE
 from keras_tl.models.outbox import sync
 from keras_tl.streams.adapter import Feed
 
@@ -59,10 +60,11 @@ class MongoBackupAndRestore(MongoCheckpoint):
         flush_timeout: how long the end of `fit` waits for MongoDB at most, in s.
 
     Raises:
-        ValueError: for a `save_freq` that is none of the above; in `fit` if the data are a stream
-            or end before the batch of the backup, or `steps_per_execution` does not lead to it.
-        pymongo.errors.PyMongoError: at the beginning of `fit`, if MongoDB does not answer: whether
-            there is a backup is not known then.
+        ValueError: for a `save_freq` that is none of the above; in `fit` if another `fit` that is
+            under way has the backup, the data are a stream, end before the batch of the backup or
+            have another number of batches, or `steps_per_execution` does not lead to it.
+        pymongo.errors.PyMongoError: at the beginning of `fit`, if MongoDB does not answer within
+            5 s: whether there is a backup is not known then.
 
     Example:
 
@@ -155,6 +157,7 @@ class MongoBackupAndRestore(MongoCheckpoint):
     def _claim(self) -> tuple[Mapping[str, Any] | None, Any]:
         """The backup, once what killed processes left on this machine is in MongoDB."""
         assert self._run is not None
+        self._reach()
         db, uploader = self.connection.db, self._run.outbox.uploader
         uploader.flush(self.flush_timeout)  # of an earlier `fit` of this process, which raised
         verify = self._refusal if self.connection.has_kafka else None
@@ -167,12 +170,33 @@ class MongoBackupAndRestore(MongoCheckpoint):
         found = db["versions"].find_one(latest)
         if found is None:
             return None, None
-        run = db["runs"].find_one({"_id": found["run"]}, {"state": 1}) or {}
+        wanted = {"state": 1, "attempt": 1, "attempts": 1}
+        run = db["runs"].find_one({"_id": found["run"]}, wanted) or {"_id": found["run"]}
+        where = None if self._run.rank else alive.elsewhere(db, self._run, run)
+        if where is not None:
+            raise ValueError(
+                "`model` must be backed up by one `fit` at a time, and the one that has the "
+                f"backup is under way: run {run['_id']}, in {where}. Received: {self._name!r}"
+            )
         if self.delete_checkpoint and run.get("state") in _OVER:
             if not self._run.rank:
                 self._delete()
             return None, None
         return found, None
+
+    def _reach(self) -> None:
+        import pymongo
+        from pymongo.errors import PyMongoError
+
+        try:
+            with pymongo.timeout(PATIENCE):
+                self.connection.db.command("ping")
+        except PyMongoError as error:
+            error.add_note(
+                f"Whether there is a backup of {self._name!r} to go on from cannot be told without "
+                "MongoDB. Run this again when it answers, or leave `MongoBackupAndRestore` out."
+            )
+            raise
 
     def _goes_on(self, version: Mapping[str, Any]) -> bool:
         return True

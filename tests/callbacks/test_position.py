@@ -212,3 +212,12 @@ def test_best_weights_are_kept_beside_the_states() -> None:
     assert second[0].best_weights is None
     for got, wanted in zip(second[1].best_weights, model.get_weights(), strict=True):
         np.testing.assert_array_equal(got, wanted)
+
+
+def test_without_mongodb_a_backup_says_what_to_do(connection: Connection) -> None:
+    from pymongo.errors import PyMongoError
+
+    backup = MongoBackupAndRestore(connection, "net", flush_timeout=0.0)
+    with pytest.raises(PyMongoError) as raised:
+        network().fit(X, X, verbose=0, callbacks=[backup])
+    assert "leave `MongoBackupAndRestore` out" in raised.value.__notes__[0]
