@@ -52,8 +52,8 @@ def restore(
         match: glob or globs on paths of tensors (`"head/*"`): only these are read and restored.
 
     Raises:
-        ValueError: if the model is not the one that was stored, has nothing that `match` names,
-            or a tensor is damaged.
+        ValueError: if the model is not the one that was stored, lacks what `match` names, or a
+            tensor is damaged.
     """
     roles = tuple(roles)
     unknown = set(roles) - set(state.ROLES)
@@ -61,8 +61,12 @@ def restore(
         raise ValueError(f"`roles` must be some of {state.ROLES}. Received: {roles}")
     if not model.built:
         _build(connection, version, model)
-    tensors = versions.read(versions.database(connection), version, roles, match)
-    state.restore(model, tensors, roles, match)
+    db = versions.database(connection)
+    # All of them are paired, so that a part goes where it goes in the whole.
+    wanted = state.pairs(model, ((e, e) for e in versions.entries(db, version)), roles, match)
+    hashes = {entry["hash"] for _, entry in wanted}
+    values = {e["hash"]: a for e, a in versions.read(db, version, roles, match, hashes)}
+    state.assign(model, [(variable, values[entry["hash"]]) for variable, entry in wanted])
 
 
 def callback_tensors(

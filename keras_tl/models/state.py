@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 import keras
 import numpy as np
+from keras.src.utils.naming import to_snake_case
 
 from keras_tl.models import buffers
 
@@ -92,20 +94,30 @@ def restore(
 ) -> None:
     """Assign stored tensors to the model's variables of the given roles.
 
-    Variables are found by path; where Keras numbered the layers otherwise, by position. What was
-    not stored of a role (a version of weights only) stays as it is.
+    Variables are found by path; where Keras numbered the layers otherwise, by position, unless a
+    path says that another one is meant. What was not stored of a role (a version of weights only)
+    stays as it is.
 
     Args:
         model: a built model; its optimizer is built if it is not.
         tensors: pairs of a manifest entry (`path`, `role`) and its array.
         roles: which roles to restore.
-        match: glob or globs on paths: only these are restored, found by path alone, and what the
-            model does not have of them is left out.
+        match: glob or globs on stored paths: only these are restored. In a model with other
+            variables they are found by path alone; states of its optimizer and seeds that it
+            does not have are left out.
 
     Raises:
-        ValueError: if the model is not the one that was stored, or has nothing that `match` names.
+        ValueError: if the model is not the one that was stored, or lacks what `match` names.
     """
-    found = pairs(model, tensors, roles, match)
+    assign(model, pairs(model, tensors, roles, match))
+
+
+def assign(model: keras.Model, found: Sequence[tuple[keras.Variable, np.ndarray]]) -> None:
+    """Assign arrays to variables of the model, all or none.
+
+    Raises:
+        ValueError: if a shape is another one.
+    """
     for variable, array in found:
         if tuple(variable.shape) != array.shape:
             raise ValueError(
@@ -114,6 +126,30 @@ def restore(
             )
     for variable, array in found:  # only once all of them fit
         variable.assign(array)
+    finalise(model, (variable for variable, _ in found))
+
+
+def finalise(model: keras.Model, assigned: Iterable[keras.Variable]) -> None:
+    """Let layers that keep tensors made of their variables make them of what was assigned.
+
+    `Normalization` does so when Keras loads it. What is compiled holds the old ones as constants.
+    """
+    written = {id(variable) for variable in assigned}
+    layers = list(model._flatten_layers())
+    stale = [
+        layer
+        for layer in layers
+        # One without variables (`Discretization`) would make them of the data it has seen.
+        if hasattr(layer, "finalize_state")
+        and layer.built
+        and written & {id(variable) for variable in layer.variables}
+    ]
+    for layer in stale:
+        layer.finalize_state()
+    for inner in layers if stale else ():
+        for name in ("train", "test", "predict"):
+            if getattr(inner, f"{name}_function", None) is not None:
+                getattr(inner, f"make_{name}_function")(force=True)
 
 
 def pairs(
@@ -129,7 +165,7 @@ def pairs(
     chosen = matcher(match)
     have: dict[str, list[tuple[str, _T]]] = {role: [] for role in roles}
     for entry, thing in stored:
-        if entry["role"] in roles and chosen(entry["path"]):
+        if entry["role"] in roles:
             have[entry["role"]].append((entry["path"], thing))
     want: dict[str, list[keras.Variable]] = {role: [] for role in roles}
     for role, variable in variables(model):
@@ -137,10 +173,12 @@ def pairs(
             want[role].append(variable)
     found: list[tuple[keras.Variable, _T]] = []
     for role in (role for role in ROLES if have.get(role)):
+        unnumbered = _unnumbered(model, role)
         if match is None:
-            found += _pair(role, have[role], want[role])
+            paired = _pair(role, have[role], want[role], unnumbered)
         else:
-            found += _common(have[role], want[role])
+            paired = _chosen(role, have[role], want[role], unnumbered, chosen)
+        found += [(variable, thing) for variable, _, thing in paired]
     if match is not None and not found:
         raise ValueError(
             "`match` must name tensors that the version holds and `model` has. "
@@ -174,26 +212,79 @@ def _build_optimizer(model: keras.Model) -> None:
         optimizer.build(model.trainable_variables)
 
 
+_Pair = tuple[keras.Variable, str, _T]  # the variable, the stored path, what is stored
+
+
 def _pair(
-    role: str, have: Sequence[tuple[str, _T]], want: Sequence[keras.Variable]
-) -> list[tuple[keras.Variable, _T]]:
-    by_path = dict(have)
+    role: str,
+    have: Sequence[tuple[str, _T]],
+    want: Sequence[keras.Variable],
+    unnumbered: Callable[[str], str],
+) -> list[_Pair[_T]]:
     if len(have) != len(want):
         raise ValueError(
             f"`model` must have the {len(have)} {role} variables that were stored. "
             f"Received: a model with {len(want)}"
         )
-    if len(by_path) == len(want) and all(v.path in by_path for v in want):
-        return [(v, by_path[v.path]) for v in want]
-    return [(v, thing) for v, (_, thing) in zip(want, have, strict=True)]
-
-
-def _common(
-    have: Sequence[tuple[str, _T]], want: Sequence[keras.Variable]
-) -> list[tuple[keras.Variable, _T]]:
     by_path = dict(have)
     find = same_path(by_path)
-    return [(v, by_path[path]) for v in want if (path := find(v.path)) is not None]
+    names = [find(variable.path) for variable in want]
+    if len({name for name in names if name is not None}) == len(want):
+        return [(v, name, by_path[name]) for v, name in zip(want, names, strict=True) if name]
+    # `dense_1` of another process may be `dense_2` of this one; other names are meant.
+    bare = [unnumbered(path) for path, _ in have]
+    find = same_path(bare)
+    for variable, here, (path, _) in zip(want, bare, have, strict=True):
+        if find(unnumbered(variable.path)) not in (None, here):
+            raise ValueError(
+                f"`model` must have its {role} variables under the stored paths or in the stored "
+                f"order. Received: {variable.path} in the place of {path}, stored in another place"
+            )
+    return [(v, path, thing) for v, (path, thing) in zip(want, have, strict=True)]
+
+
+def _chosen(
+    role: str,
+    have: Sequence[tuple[str, _T]],
+    want: Sequence[keras.Variable],
+    unnumbered: Callable[[str], str],
+    chosen: Callable[[str], bool],
+) -> list[_Pair[_T]]:
+    """Of a model of the same making what is chosen; of another one only what has its path."""
+    try:
+        paired = _pair(role, have, want, unnumbered)
+    except ValueError:
+        paired = []
+    find = same_path(variable.path for variable in want)
+    # The position says nothing in another model, which tells itself by its shapes.
+    by_path = all(find(path) is not None for path, _ in have)
+    if paired and (by_path or all(tuple(v.shape) == _shape(thing) for v, _, thing in paired)):
+        return [pair for pair in paired if chosen(pair[1])]
+    by_name = {variable.path: variable for variable in want}
+    named = [(find(path), path, thing) for path, thing in have if chosen(path)]
+    missing = [path for name, path, _ in named if name is None]
+    if missing and role in ROLES[:2]:
+        raise ValueError(
+            "`match` must name tensors that `model` has. "
+            f"Received: a model without {', '.join(missing[:5])}"
+        )
+    return [(by_name[name], path, thing) for name, path, thing in named if name is not None]
+
+
+def _shape(thing: Any) -> tuple[int, ...]:
+    return tuple(thing["shape"] if isinstance(thing, Mapping) else thing.shape)
+
+
+def _unnumbered(model: keras.Model, role: str) -> Callable[[str], str]:
+    """Takes from a path the numbers that Keras gave to layers without a name of their own."""
+    classes = {type(layer).__name__ for layer in model._flatten_layers()} | {"SeedGenerator"}
+    names = "|".join(re.escape(to_snake_case(name)) for name in classes)
+    # An optimizer's variable has the whole path of its weight, joined by `_`, in its name.
+    between = "[/_]" if role == "optimizer" else "/"
+    numbered = re.compile(
+        rf"((?:^|{between})(?:forward_|backward_)?(?:{names}))_\d+(?={between}|$)"
+    )
+    return lambda path: numbered.sub(r"\1", path)
 
 
 def same_path(known: Iterable[str]) -> Callable[[str], str | None]:

@@ -208,6 +208,82 @@ def test_part_of_a_version_is_restored_by_path() -> None:
             state.restore(new, stored, match=wrong)  # type: ignore[arg-type]
 
 
+def stored(model: keras.Model) -> list[tuple[dict[str, str], np.ndarray]]:
+    manifest, arrays = state.capture(model)
+    return [(entry, arrays[entry["name"]]) for entry in manifest]
+
+
+def recurrent() -> keras.Model:
+    return keras.Sequential(
+        [
+            keras.Input((5, 3)),
+            keras.layers.LSTM(4, return_sequences=True),
+            keras.layers.Bidirectional(keras.layers.GRU(3)),
+            keras.layers.Dense(1),
+        ]
+    )
+
+
+def test_part_of_a_version_is_restored_where_keras_names_it_otherwise() -> None:
+    """The path of a wrapped layer in a model made of its config is without the wrapper's."""
+    model = recurrent()
+    text = state.describe(model)
+    assert text is not None
+    for match, roles in (("*", state.ROLES[:4]), ("*gru*", ("trainable",))):
+        revived = state.revive(text)
+        before = values(revived, "trainable")
+        state.restore(revived, stored(model), match=match)
+        found, wanted = values(revived, *roles), values(model, *roles)
+        if match == "*gru*":
+            wanted = before[:3] + wanted[3:9] + before[9:]
+        assert_equal(found, wanted)
+    other = keras.Sequential([keras.Input((5, 3)), keras.layers.LSTM(4, name="other")])
+    with pytest.raises(ValueError, match="`match` must name tensors that .* without .*lstm"):
+        state.restore(other, stored(model), match="*lstm*")
+
+
+def test_names_that_say_otherwise_are_no_positions() -> None:
+    def model(*names: str) -> keras.Model:
+        return keras.Sequential(
+            [keras.Input((4,)), *(keras.layers.Dense(4, name=name) for name in names)]
+        )
+
+    old, new = model("a", "b", "c"), model("b", "c", "z")
+    before = values(new)
+    with pytest.raises(ValueError, match="stored order. Received: .*b/kernel in the place of .*a/"):
+        state.restore(new, stored(old))
+    with pytest.raises(ValueError, match="`match` must name tensors that .* without .*a/kernel"):
+        state.restore(new, stored(old), match="*")
+    assert_equal(values(new), before)
+    new = state.revive(state.describe(new) or "")  # its paths begin with the layers' names
+    state.restore(new, stored(old), match=["*b/*", "*c/*"])
+    np.testing.assert_array_equal(
+        new.get_layer("b").get_weights()[0], old.get_layer("b").get_weights()[0]
+    )
+    # Keras' own numbers say nothing: those of another process begin elsewhere.
+    old, new = model("dense", "dense_1", "c"), model("dense_1", "dense_2", "c")
+    for made in (old, new):
+        made.compile("adam", "mse")
+    state.restore(new, stored(old))
+    assert_equal(values(new), values(old))
+
+
+def test_what_a_layer_makes_of_its_variables_is_made_again() -> None:
+    inputs = keras.Input((4,))
+    layer = keras.layers.Normalization()
+    model = keras.Model(inputs, keras.layers.Dense(1)(layer(inputs)))
+    text = state.describe(model)
+    assert text is not None
+    revived = state.revive(text)
+    before = revived.predict(X, verbose=0)  # compiled with the mean that there is
+    layer.adapt(X * 3 + 1)
+    state.restore(revived, stored(model))
+    wanted = keras.ops.convert_to_numpy(model(X))
+    assert not np.allclose(before, wanted)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(revived(X)), wanted)
+    np.testing.assert_allclose(revived.predict(X, verbose=0), wanted, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "mixed_bfloat16"])
 def test_other_dtypes_bit_for_bit(dtype: str) -> None:
     model = network(dtype=dtype)
