@@ -33,7 +33,9 @@ Y = X.sum(axis=1, keepdims=True)
 class Data(keras.utils.PyDataset):
     """Mixes its samples after each epoch, and adds noise to each batch."""
 
-    order = np.arange(len(X))
+    def __init__(self, **options: Any) -> None:
+        keras.utils.PyDataset.__init__(self, **options)
+        self.order, self.own = np.arange(len(X)), np.random.default_rng(7)
 
     def __len__(self) -> int:
         return STEPS
@@ -43,13 +45,13 @@ class Data(keras.utils.PyDataset):
         return X[chosen] + np.random.normal(size=(BATCH, 1)).astype("float32"), Y[chosen]
 
     def on_epoch_end(self) -> None:
-        self.order = np.random.permutation(self.order)
+        self.order = self.own.permutation(self.order)
 
-    def get_state(self) -> Any:
-        return self.order.tolist()
+    def get_state(self) -> Any:  # with integers of 128 bits
+        return [self.order.tolist(), self.own.bit_generator.state]
 
     def set_state(self, state: Any) -> None:
-        self.order = np.array(state)
+        self.order, self.own.bit_generator.state = np.array(state[0]), state[1]
 
 
 def batches(seed: int | None = None) -> Iterator[Any]:
@@ -288,7 +290,7 @@ def test_early_stopping_goes_on_with_its_best_weights(hub: ktl.Hub) -> None:
 class Forgetful(keras.utils.PyDataset):
     """As `Data`, and cannot say how it is mixed."""
 
-    order = np.arange(len(X))
+    __init__ = Data.__init__
     __len__, __getitem__, on_epoch_end = Data.__len__, Data.__getitem__, Data.on_epoch_end
 
 
@@ -319,7 +321,10 @@ def test_what_does_not_fit_is_refused(hub: ktl.Hub) -> None:
     CASES["shorter"] = lambda: {"x": X[:32], "y": Y[:32], "batch_size": BATCH}
     with pytest.raises(ValueError, match="`x` must give the batches .* Received: 4 batches"):
         script("shorter", MongoBackupAndRestore(hub, "net"))
-    CASES["shorter"] = lambda: {"x": (b for b in [(X[:8], Y[:8])] * 3)}
+    CASES["shorter"] = lambda: {"x": X, "y": Y, "batch_size": BATCH // 2}
+    with pytest.raises(ValueError, match=r"10 an epoch, .*net/backup.* Received: 20 batches"):
+        script("shorter", MongoBackupAndRestore(hub, "net"))
+    CASES["shorter"] = lambda: {"steps_per_epoch": STEPS, "x": (b for b in [(X[:8], Y[:8])] * 3)}
     with pytest.raises(ValueError, match="`x` must have the batches .* Received: data that end"):
         script("shorter", MongoBackupAndRestore(hub, "net"))
     del CASES["shorter"]

@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_tl.callbacks import alive, states
 from keras_tl.callbacks.checkpoint import MongoCheckpoint
-from keras_tl.callbacks.position import Position, epoch_iterator
+from keras_tl.callbacks.position import Position, epoch_iterator, noted_steps
 from keras_tl.models import resuming
 from keras_tl.models.offline import PATIENCE
 from keras_tl.models.outbox import sync
@@ -98,7 +98,7 @@ class MongoBackupAndRestore(MongoCheckpoint):
         self.delete_checkpoint = delete_checkpoint
         self._name = model
         self._position: Position | None = None
-        self._place: dict[str, Any] | None = None
+        self._noted: dict[str, np.ndarray] = {}  # of the backup that this `fit` goes on from
         self._random: dict[str, np.ndarray] = {}
         self._batch = 0
 
@@ -110,7 +110,7 @@ class MongoBackupAndRestore(MongoCheckpoint):
                 "`hub.stream(..., resume=model)` to go on. Received: a stream"
             )
         self._position = Position(iterator) if iterator is not None else None
-        self._batch, self._place = 0, None
+        self._batch, self._noted = 0, {}
         super().on_train_begin()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -118,13 +118,9 @@ class MongoBackupAndRestore(MongoCheckpoint):
         super().on_epoch_begin(epoch)
         if self._position is None:
             return
-        if first and self._resumed is not None and self._place is not None:
-            random = {
-                entry["path"].removeprefix(_RANDOM): array
-                for entry, array in resuming.callback_tensors(self.connection, self._resumed)
-                if entry["path"].startswith(_RANDOM)
-            }
-            self._position.restore(self._place, random, epoch, self._batch)
+        if first and self._noted:
+            self._position.restore(self._noted, epoch, self._batch)
+            self._noted = {}
         else:
             self._position.begin()
 
@@ -140,15 +136,6 @@ class MongoBackupAndRestore(MongoCheckpoint):
                 self._delete()
         except Exception as error:
             log.warning("The backup of %r is not deleted yet: %s", self._name, error)
-
-    def get_state(self) -> dict[str, Any]:
-        """What a backup keeps of this callback."""
-        return {**super().get_state(), "place": self._place}
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Take over what a backup kept."""
-        super().set_state(state)
-        self._place = state["place"]
 
     @property
     def _trained(self) -> str:
@@ -208,17 +195,25 @@ class MongoBackupAndRestore(MongoCheckpoint):
         assert self._run is not None
         epoch, batch = version["epoch"], version["batch"]
         goal = (self.params or {}).get("steps")
-        if self._position is None:
+        if self._position is not None:
+            self._noted = {
+                entry["path"].removeprefix(_RANDOM): array
+                for entry, array in resuming.callback_tensors(self.connection, version)
+                if entry["path"].startswith(_RANDOM)
+            }
+        if not self._noted:
             warnings.warn(
-                "`fit` is not Keras' own, and its data cannot be put back to where they were: the "
-                "epoch that was interrupted begins anew.",
+                "`fit` is not Keras' own, or was not when the backup was made, and its data cannot "
+                "be put back to where they were: the epoch that was interrupted begins anew.",
                 stacklevel=2,
             )
             batch = 0
-        elif goal and batch >= goal:
+        elif batch and (before := noted_steps(self._noted)) != goal:
             raise ValueError(
-                f"`x` must give the batches that it gave when the backup was made, {batch} of an "
-                f"epoch having been trained then. Received: {goal} batches an epoch"
+                f"`x` must give the batches that it gave when the backup was made, {before} an "
+                f"epoch, of which {batch} are trained. Give the same data, `batch_size` and "
+                f'`steps_per_epoch`, or discard the backup: `hub.models.delete("{self.key}")`. '
+                f"Received: {goal} batches an epoch"
             )
         self._batch = batch
         self._run.resume({**version, "batch": 0})
@@ -234,7 +229,7 @@ class MongoBackupAndRestore(MongoCheckpoint):
 
     def _save(self, logs: Mapping[str, Any], epoch: int, batch: int) -> None:
         if self._position is not None:
-            self._place, self._random = self._position.note(batch)
+            self._random = self._position.note(batch, (self.params or {}).get("steps"))
         super()._save(logs, epoch, batch)
 
     def _extra(self) -> list[tuple[str, np.ndarray]]:

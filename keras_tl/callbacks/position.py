@@ -70,22 +70,24 @@ class Position:
         self._place = self._look()
         self._started += not self._place["drawn"]
 
-    def note(self, batch: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def note(self, batch: int, steps: int | None = None) -> dict[str, np.ndarray]:
         """The position before the batch `batch` of this epoch; 0 is the next epoch's beginning.
 
+        Args:
+            batch: batches of this epoch that were drawn.
+            steps: batches of an epoch, if that is known.
+
         Returns:
-            What JSON can hold, and the states of random generators as arrays of bytes.
+            The place in the data and the states of random generators, as JSON in arrays of bytes:
+            they hold numbers that no document can.
         """
         place = self._place if batch else self._look()
         states = {"origin": place["random"], "now": self._random() if batch else place["random"]}
-        return (
-            {k: v for k, v in place.items() if k != "random"},
-            {k: _encode(v) for k, v in states.items()},
-        )
+        kept = {k: v for k, v in place.items() if k != "random"}
+        states["place"] = {**kept, "steps": steps}
+        return {k: _encode(v) for k, v in states.items()}
 
-    def restore(
-        self, place: Mapping[str, Any], states: Mapping[str, np.ndarray], epoch: int, batch: int
-    ) -> None:
+    def restore(self, noted: Mapping[str, np.ndarray], epoch: int, batch: int) -> None:
         """From `on_epoch_begin`: go to where `note` was called.
 
         Raises:
@@ -97,8 +99,9 @@ class Position:
                 "`steps_per_execution` must divide the number of batches of the epoch that the "
                 f"backup holds: {batch}. Received: steps_per_execution={per_execution}"
             )
+        random_states = {k: json.loads(v.tobytes()) for k, v in noted.items()}
+        place = random_states["place"]
         self._warn(place, epoch)
-        random_states = {k: json.loads(v.tobytes()) for k, v in states.items()}
         if place["state"] is not None and hasattr(self._source, "set_state"):
             self._source.set_state(place["state"])
         if self._dataset is not None:
@@ -138,10 +141,24 @@ class Position:
             "early": there,  # Keras made the iterator at the end of the epoch before
             "earlier": self._made - there if _TENSORFLOW else self._started,
             "started": self._started,
-            "state": self._source.get_state() if hasattr(self._source, "get_state") else None,
+            "state": self._state(),
             "first": self._first(),
             "random": self._random(),
         }
+
+    def _state(self) -> Any:
+        """What the user's `PyDataset` remembers."""
+        if not hasattr(self._source, "get_state"):
+            return None
+        try:
+            return json.loads(json.dumps(self._source.get_state()))
+        except (TypeError, ValueError, RecursionError) as error:
+            warnings.warn(
+                f"The state of {type(self._source).__name__} is not kept: `get_state` must return "
+                f"what JSON can hold. Received: {error}",
+                stacklevel=2,
+            )
+            return None
 
     def _rest(self, batch: int) -> Iterator[Any]:
         """The epoch from `batch` on, under the numbers that Keras gives to its batches."""
@@ -229,6 +246,12 @@ class Position:
                 f"another order than in an unbroken run: {why}.",
                 stacklevel=2,
             )
+
+
+def noted_steps(noted: Mapping[str, np.ndarray]) -> int | None:
+    """Batches of an epoch, as `Position.note` was told."""
+    steps: int | None = json.loads(noted["place"].tobytes())["steps"]
+    return steps
 
 
 def _encode(states: Mapping[str, Any]) -> np.ndarray:

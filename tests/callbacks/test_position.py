@@ -99,7 +99,7 @@ class Noter(keras.callbacks.Callback):
         self.model._initial_epoch = None
         self.epochs += 1
         if self.goes and self.epochs == 1:
-            self.position.restore(*self.noted, epoch, 2)
+            self.position.restore(self.noted, epoch, 2)
         else:
             self.position.begin()
 
