@@ -330,6 +330,17 @@ def test_what_does_not_fit_is_refused(hub: ktl.Hub) -> None:
     del CASES["shorter"]
 
 
+def test_hooks_of_an_epoch_that_began_before_do_nothing_again(hub: ktl.Hub) -> None:
+    def halve() -> Any:
+        return keras.callbacks.LearningRateScheduler(lambda _, rate: rate * 0.5)
+
+    whole, _ = script("arrays", halve())
+    with pytest.raises(RuntimeError, match="crash"):
+        script("arrays", halve(), MongoBackupAndRestore(hub, "net", 3), Crash(1, 7))
+    model, witness = script("arrays", MongoBackupAndRestore(hub, "net", 3), halve())
+    assert len(witness.rows["batch"]) < 20 and digest(model) == digest(whole)
+
+
 @pytest.mark.filterwarnings("ignore:`fit` goes on after:UserWarning")
 def test_one_fit_at_a_time_has_the_backup(hub: ktl.Hub) -> None:
     refused: list[BaseException] = []

@@ -114,15 +114,13 @@ class MongoBackupAndRestore(MongoCheckpoint):
         super().on_train_begin()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        first = self._epoch < 0
+        if self._position is not None:
+            if self._epoch < 0 and self._noted:
+                self._position.restore(self._noted, epoch, self._batch)
+                self._noted = {}
+            else:
+                self._position.begin()
         super().on_epoch_begin(epoch)
-        if self._position is None:
-            return
-        if first and self._noted:
-            self._position.restore(self._noted, epoch, self._batch)
-            self._noted = {}
-        else:
-            self._position.begin()
 
     def on_train_end(self, logs: Any = None) -> None:
         assert self._run is not None
@@ -187,6 +185,10 @@ class MongoBackupAndRestore(MongoCheckpoint):
 
     def _goes_on(self, version: Mapping[str, Any]) -> bool:
         return True
+
+    @property
+    def _middle(self) -> int:
+        return self._batch
 
     def _expect(self) -> None:
         """No stream is trained here."""

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_tl.callbacks import states
+from keras_tl.callbacks.position import before_batches, epoch_iterator
 from keras_tl.models import current, environment, resuming, runs, state, versions
 from keras_tl.storage.connection import connect
 from keras_tl.streams import fitting
@@ -133,7 +134,8 @@ class MongoCheckpoint(keras.callbacks.Callback):
         run.start()
         self._per_execution = self.model.steps_per_execution
         skipped = run.skipped if self._epoch < 0 else 0
-        if self._epoch < 0:
+        first = self._epoch < 0
+        if first:
             self._first_step, self._first_batch = run.start_step - skipped, run.start_batch
             self._forget_initial_epoch()
             # Only now: their own `on_train_begin` has reset them.
@@ -149,6 +151,8 @@ class MongoCheckpoint(keras.callbacks.Callback):
         self._updates = states.updates(self.model) - skipped
         self._streamed = self._stream.trained if self._stream is not None else 0
         self._fresh = True
+        if first and self._middle:
+            self._undo_hooks()
         self._expect()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
@@ -255,6 +259,18 @@ class MongoCheckpoint(keras.callbacks.Callback):
         self._run.resume({**version, "batch": batch})
         resuming.restore(self.connection, version, self.model)
         self.model._initial_epoch = epoch  # as `keras.callbacks.BackupAndRestore` does it
+
+    @property
+    def _middle(self) -> int:
+        """Batches of the first epoch that were trained before this `fit`."""
+        return self._first_batch
+
+    def _undo_hooks(self) -> None:
+        """What hooks do when an epoch begins is in the version already, if it is its middle."""
+        version, iterator = self._resumed, epoch_iterator(self.model)
+        if version is not None and iterator is not None:
+            restore = partial(resuming.restore, self.connection, version, self.model)
+            before_batches(iterator, restore)
 
     def _forget_initial_epoch(self) -> None:
         if self._resumed is not None:  # `fit` has read it; the model's next one starts at 0

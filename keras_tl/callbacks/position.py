@@ -8,7 +8,7 @@ import random
 import sys
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -33,6 +33,18 @@ def epoch_iterator(model: keras.Model) -> EpochIterator | None:
             return found
         frame = frame.f_back  # type: ignore[assignment]
     return None
+
+
+def before_batches(iterator: EpochIterator, call: Callable[[], None]) -> None:
+    """Call it once, after all `on_epoch_begin` hooks and before any hook of a batch."""
+    make = iterator._enumerate_iterator
+
+    def once() -> Any:
+        iterator._enumerate_iterator = make
+        call()
+        return make()
+
+    iterator._enumerate_iterator = once
 
 
 class Position:
@@ -163,7 +175,9 @@ class Position:
     def _rest(self, batch: int) -> Iterator[Any]:
         """The epoch from `batch` on, under the numbers that Keras gives to its batches."""
         own = self.iterator
-        del own._enumerate_iterator  # the class's own again, for the epochs after this one
+        vars(own).pop(
+            "_enumerate_iterator", None
+        )  # the class's own again, for the epochs after this one
         for begin, end, batches in own._enumerate_iterator():
             if begin < batch:
                 self._drop(batches, own.steps_per_execution)
