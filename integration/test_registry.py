@@ -95,6 +95,25 @@ def test_part_of_a_version_is_loaded(net: Any) -> None:
         net.load(roles=("weights",))
 
 
+def test_what_a_version_would_not_hold_is_refused(net: Any) -> None:
+    with pytest.raises(ValueError, match="must be built.* Received: an unbuilt Sequential"):
+        net.save(keras.Sequential([keras.layers.Dense(1)]))
+    with pytest.raises(ValueError, match="`model` must be a `keras.Model`. Received: str"):
+        net.save("x")
+    kept = keras.layers.IntegerLookup(vocabulary=[3, 5])
+    lost = keras.layers.IntegerLookup(name="lost")
+    lost.adapt([3, 5])
+    for layer, held in ((kept, []), (lost, ["lost"])):
+        inputs = keras.Input((1,), dtype="int64")
+        model = keras.Model(inputs, layer(inputs))
+        if held:
+            with pytest.raises(ValueError, match="must hold no assets: .* Received: lost"):
+                net.save(model)
+        else:
+            net.save(model)
+    assert net.aliases == {"latest": 1}
+
+
 def test_promotion_is_compare_and_set(hub: ktl.Hub, net: Any) -> None:
     save(net, 0.5, 0.25, 0.75)
     assert (

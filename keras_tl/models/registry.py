@@ -158,8 +158,10 @@ class Versions(aliases.Aliases):
 
         Raises:
             pymongo.errors.PyMongoError: if the server does not take it.
-            ValueError: if `alias` is no name for an alias.
+            ValueError: if `alias` is no name for an alias, the model is not built, or a lookup
+                layer holds a vocabulary that its config has not.
         """
+        state.check(model)
         if alias is not None:
             aliases.check(alias)
         saved = self._commit(model, *state.capture(model), metrics, tags, run)

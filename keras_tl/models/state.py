@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import keras
@@ -60,6 +63,49 @@ def capture(model: keras.Model) -> tuple[list[dict[str, Any]], dict[str, np.ndar
     values = buffers.views(variable for _, variable in found)
     names = [entry["name"] for entry in manifest]
     return manifest, buffers.copy(zip(names, values, strict=True))
+
+
+def check(model: keras.Model) -> None:
+    """Refuse a model of which a version would not hold all.
+
+    Raises:
+        ValueError: if it is no model, is not built, or has a layer that holds an asset.
+    """
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"`model` must be a `keras.Model`. Received: {type(model).__name__}")
+    if not model.built:
+        raise ValueError(
+            "`model` must be built, since a version holds its variables: give it an `Input`, or "
+            f"call it on a batch. Received: an unbuilt {type(model).__name__}"
+        )
+    found = assets(model)
+    if found:
+        raise ValueError(f"`model` must hold no assets: {_ASSETS} Received: {', '.join(found)}")
+
+
+_ASSETS = (
+    "a version keeps variables and the config, and the vocabulary of a lookup layer is in the "
+    "config only if it is given as `vocabulary` when the layer is made."
+)
+
+
+def warn_of_assets(model: keras.Model) -> None:
+    """Warn of what the versions of a `fit` will lack."""
+    found = assets(model)
+    if found:
+        warnings.warn(f"Versions lack the assets of {', '.join(found)}: {_ASSETS}", stacklevel=3)
+
+
+def assets(model: keras.Model) -> list[str]:
+    """Names of layers whose state is a file of its own in Keras' format: adapted vocabularies."""
+    found = []
+    for layer in model._flatten_layers():
+        if hasattr(layer, "save_assets"):
+            with TemporaryDirectory() as folder:
+                layer.save_assets(folder)  # writes nothing of what the config has
+                if any(Path(folder).iterdir()):
+                    found.append(layer.name)
+    return found
 
 
 def describe(model: keras.Model) -> str | None:
