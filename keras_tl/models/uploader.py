@@ -69,8 +69,9 @@ class Uploader:
     ) -> None:
         """Take a captured version over; never waits.
 
-        On disk at most two versions wait, in memory one, and beside them the best one if it is
-        none of these: if another comes, the older of those not being sent gives way.
+        Of one attempt's versions of one model at most two wait on disk and one in memory, and
+        beside them the best one if it is none of these: if another comes, the older of those not
+        being sent gives way. None gives way to another model's or another attempt's.
 
         Args:
             about: what `versions.commit` wants to know, and `keep`: the policy by which older
@@ -84,13 +85,15 @@ class Uploader:
             "tags": {name: plain(v, name) for name, v in about.get("tags", {}).items()},
         }
         with self._changed:
-            best = [pair for pair in self._captured if _beats(pair[0], about)]
+            kept = []
             for held, arrays in self._captured:
-                if not best or held is not best[0][0]:
+                if _gives_way(held, about):
                     self._verify.pop(held["id"], None)
-                    self._drop()
+                    self._drop(held)
                     _release(arrays)
-            self._captured = [*best, (about, bundle)]
+                else:
+                    kept.append((held, arrays))
+            self._captured = [*kept, (about, bundle)]
             self._verify[about["id"]] = verify
             if not self._threads:
                 # Two, since the server may not answer for long, and the disk does not wait for it.
@@ -190,18 +193,6 @@ class Uploader:
 
     def _store(self, about: dict[str, Any], bundle: dict[str, np.ndarray]) -> None:
         hooks.phase("version-captured")
-        with self._changed:
-            first = self._sending or next(iter(self._waiting), None)
-            late = [
-                identity
-                for identity, other in self._waiting.items()
-                if identity != first and not _beats(other, about)
-            ]
-            for identity in late:  # so that nobody begins to send it
-                del self._waiting[identity]
-        for identity in late:
-            self._forget(identity)
-            self._drop()
         path = self._path(about["id"])
         temporary = path.with_suffix(".part")
         try:
@@ -212,6 +203,14 @@ class Uploader:
             hooks.phase("version-stored")
             with self._changed:  # or compacting could miss the record
                 self.journal.append(Kind.VERSION, json.dumps(about).encode())
+                first = self._sending or next(iter(self._waiting), None)
+                late = [
+                    identity
+                    for identity, other in self._waiting.items()
+                    if identity != first and _gives_way(other, about)
+                ]
+                for identity in late:  # so that nobody begins to send it
+                    self._drop(self._waiting.pop(identity))
                 self._waiting[about["id"]] = about
                 self._changed.notify_all()
         except (OSError, ValueError, TypeError) as error:
@@ -222,6 +221,8 @@ class Uploader:
         finally:
             _release(bundle)
         hooks.phase("version-journalled")
+        for identity in late:  # only when the newer one cannot be lost any more
+            self._forget(identity)
 
     def _send(self, about: dict[str, Any], *, keep: bool = False) -> int:
         """Commit one; `keep` the file of one whose cursor does not hold any more."""
@@ -308,7 +309,10 @@ class Uploader:
             self._waiting.pop(identity, None)
             self._verify.pop(identity, None)
 
-    def _drop(self) -> None:
+    def _drop(self, about: Mapping[str, Any]) -> None:
+        keep = about.get("keep") or {}
+        if keep.get("last") == 1 and not (keep.get("best") or keep.get("every")):
+            return  # a backup, for one: the next is meant to take its place
         self.dropped += 1
         if self.dropped == 1:
             log.warning(
@@ -333,9 +337,10 @@ class Uploader:
         return self.journal.path.with_name(f"{self.journal.path.stem}.{identity}.safetensors")
 
 
-def _beats(older: Mapping[str, Any], newer: Mapping[str, Any]) -> bool:
-    """Whether an older version is still the best, so that the newer one cannot stand for it."""
-    return older.get("best") is not None and newer.get("best") is None
+def _gives_way(older: Mapping[str, Any], newer: Mapping[str, Any]) -> bool:
+    """Whether the newer version can stand for the older: not for the best that there is."""
+    same = all(older.get(name) == newer.get(name) for name in ("model", "attempt"))
+    return same and (older.get("best") is None or newer.get("best") is not None)
 
 
 def _release(bundle: Mapping[str, np.ndarray]) -> None:

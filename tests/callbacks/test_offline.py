@@ -189,9 +189,8 @@ def test_at_most_two_versions_wait_on_disk(fitted: Offline) -> None:
         assert box.uploader._changed.wait_for(lambda: len(box.uploader._waiting) == EPOCHS, 60)
     files = list(box.journal.path.parent.glob(f"{box.journal.path.stem}.*.safetensors"))
     assert len(files) == EPOCHS == 2
-    box.uploader.put(
-        {"id": "third", "model": "net", "cursor": None}, {"00000": np.zeros(3, "float32")}
-    )
+    about = {"id": "third", "model": "net", "attempt": fitted.logger.run.attempt, "cursor": None}
+    box.uploader.put(about, {"00000": np.zeros(3, "float32")})
     with box.uploader._changed:
         assert box.uploader._changed.wait_for(
             lambda: "third" in box.uploader._waiting and not box.uploader._captured, 60
@@ -486,3 +485,72 @@ def test_of_what_is_captured_the_newest_and_the_best_stay(connection: Connection
             uploader.put({"id": str(i), "model": "net", "cursor": None, "best": best}, array)
         held = [about["id"] for about, _ in uploader._captured]
     assert held == ["3", "5"] and uploader.dropped == 4
+
+
+def test_no_version_gives_way_to_another_models_or_another_fits(connection: Connection) -> None:
+    """Whatever waits: the last version of each `fit` is what it was for."""
+    uploader = outbox.outbox(connection).uploader
+    array = {"00000": np.zeros(3, "float32")}
+    names = [("net", "a"), ("net/backup", "a"), ("net", "b"), ("net/backup", "b")]
+    made = [
+        (f"{model.replace('/', '-')}-{attempt}-{i}", model, attempt)
+        for model, attempt in names
+        for i in (0, 1)
+    ]
+    last = [identity for identity, _, _ in made if identity.endswith("1")]
+
+    def put(version: tuple[str, str, str]) -> None:
+        about = dict(zip(("id", "model", "attempt"), version, strict=True))
+        uploader.put({**about, "cursor": None}, array)
+
+    with uploader._disk:
+        for version in made:
+            put(version)
+        assert [about["id"] for about, _ in uploader._captured] == last
+    with uploader._changed:
+        assert uploader._changed.wait_for(lambda: list(uploader._waiting) == last, 60)
+    put(("net-c-0", "net", "c"))
+    put(("net-b-2", "net", "b"))  # on disk now, and there it is the same
+    wanted = {*last, "net-c-0", "net-b-2"} - {"net-b-1"}
+    with uploader._changed:
+        assert uploader._changed.wait_for(lambda: set(uploader._waiting) == wanted, 60)
+
+
+def test_a_version_that_cannot_be_written_replaces_none(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from keras_tl.storage import tensors
+
+    uploader = outbox.outbox(connection).uploader
+    array = {"00000": np.zeros(3, "float32")}
+    for name in ("one", "two"):
+        uploader.put({"id": name, "model": "net", "cursor": None}, array)
+        with uploader._changed:
+            assert uploader._changed.wait_for(lambda name=name: name in uploader._waiting, 60)
+
+    def full(*_: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tensors, "pieces", full)
+    messages = Messages()
+    logging.getLogger("keras_tl").addHandler(messages)
+    uploader.put({"id": "three", "model": "net", "cursor": None}, array)
+    messages.wait("could not be kept on disk")
+    logging.getLogger("keras_tl").removeHandler(messages)
+    assert list(uploader.waiting()) == ["one", "two"]
+    assert all(uploader._path(name).exists() for name in ("one", "two"))
+
+
+@pytest.mark.parametrize(("keep", "dropped"), [({"last": 1}, 0), ({"last": 1, "best": 3}, 2)])
+def test_a_backup_that_gives_way_is_no_loss(
+    connection: Connection, caplog: pytest.LogCaptureFixture, keep: dict[str, int], dropped: int
+) -> None:
+    uploader = outbox.outbox(connection).uploader
+    array = {"00000": np.zeros(3, "float32")}
+    with uploader._disk:
+        for i in range(3):
+            about = {"id": str(i), "model": "net", "cursor": None, "keep": keep}
+            uploader.put(about, array)
+        assert [about["id"] for about, _ in uploader._captured] == ["2"]
+    assert uploader.dropped == dropped
+    assert ("Versions are made faster" in caplog.text) == bool(dropped)
