@@ -234,6 +234,22 @@ def test_a_warm_model_is_the_same_with_what_changed(hub: ktl.Hub) -> None:
     assert digits.warm(2) is first and digits.warm(3) is other
 
 
+def test_a_warm_model_that_is_another_is_made_anew(hub: ktl.Hub) -> None:
+    warm.clear()
+    digits = hub.models["net"]
+    digits.save(network())
+    first = digits.warm(1)
+    first.layers[0].trainable = False
+    second = digits.warm(1)
+    assert second is not first and second.layers[0].trainable
+    loss = second.loss
+    second.compile("sgd", "mae")
+    third = digits.warm(1)
+    assert third is not second and third.loss == loss
+    train(third)  # its optimizer's config changes, which is put back
+    assert digits.warm(1) is third and digest(third) == digest(digits.load(1))
+
+
 def test_what_is_loaded_from_the_cache_can_be_trained_on(hub: ktl.Hub) -> None:
     """Arrays that are views of read-only files must not be what a step writes to."""
     model = network()

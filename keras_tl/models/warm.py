@@ -33,10 +33,13 @@ class _Warm:
     def __init__(self, model: keras.Model) -> None:
         self.model = model
         self.marks: dict[int, _Mark] = {}  # by the variable's id; the model keeps it alive
+        self.compiled = _compiled(model)
 
 
 def warm(connection: Connection, version: Mapping[str, Any]) -> keras.Model:
     """The model of a version, compiled; the same object as long as the config is the same.
+
+    One that was frozen or compiled otherwise since is no more what was stored: it is made anew.
 
     Raises:
         ValueError: if it has no config, Keras refuses it, or a tensor is damaged.
@@ -44,10 +47,13 @@ def warm(connection: Connection, version: Mapping[str, Any]) -> keras.Model:
     key = (connection.address, connection.project, version["model"], version.get("config"))
     with _lock:
         held = _models.get(key)
-        if held is None:
+        entries = [(e, e) for e in versions.entries(versions.database(connection), version)]
+        wanted = _wanted(held, entries) if held is not None else None
+        if held is None or wanted is None:
             held = _Warm(_build(connection, version))
+            wanted = state.pairs(held.model, entries)
         _models.pop(key, None)  # of an assignment that fails half-way nothing is kept
-        _assign(connection, version, held)
+        _assign(connection, version, held, wanted)
         _models[key] = held
         while len(_models) > _MOST:
             _models.popitem(last=False)
@@ -71,23 +77,46 @@ def _build(connection: Connection, version: Mapping[str, Any]) -> keras.Model:
     return state.revive(config)
 
 
-def _assign(connection: Connection, version: Mapping[str, Any], held: _Warm) -> None:
+def _wanted(held: _Warm, entries: list[Any]) -> list[tuple[keras.Variable, Any]] | None:
+    """Where the tensors go in a model that is kept; `None` if it is no more what it was."""
+    optimizer, config = _compiled(held.model)
+    if optimizer is not held.compiled[0] or config != held.compiled[1]:
+        return None
+    try:
+        return state.pairs(held.model, entries)
+    except ValueError:
+        return None
+
+
+def _compiled(model: keras.Model) -> tuple[Any, dict[str, Any]]:
+    """How it is compiled; the optimizer's config changes as it trains."""
+    config = model.get_compile_config() or {}
+    return getattr(model, "optimizer", None), {k: v for k, v in config.items() if k != "optimizer"}
+
+
+def _assign(
+    connection: Connection,
+    version: Mapping[str, Any],
+    held: _Warm,
+    wanted: list[tuple[keras.Variable, Any]],
+) -> None:
     global assigned
     db = versions.database(connection)
     state.synchronise(held.model)
-    entries = [(e, e) for e in versions.entries(db, version)]
-    wanted = state.pairs(held.model, entries)
     unsure = _unsure(held, wanted)
     if not unsure:
         return
     hashes = {entry["hash"] for _, entry in unsure}
     values = {e["hash"]: array for e, array in versions.read(db, version, hashes=hashes)}
+    changed = []
     for variable, entry in unsure:
         array = values[entry["hash"]]
         if not _holds(variable, array):
             variable.assign(array)
-            assigned += 1
+            changed.append(variable)
         held.marks[id(variable)] = _Mark(entry["hash"], _mark(variable))
+    assigned += len(changed)
+    state.finalise(held.model, changed)
 
 
 def _unsure(held: _Warm, wanted: list[tuple[keras.Variable, Any]]) -> list[Any]:
