@@ -58,9 +58,12 @@ def to_safetensors(
         (e for e in versions.entries(db, document) if e["role"] in roles),
         key=lambda e: (-codes[e["dtype"]][1].itemsize, e["path"]),
     )
-    header: dict[str, Any] = {
-        "__metadata__": {"model": found.key, "version": str(document["version"])}
-    }
+    order: dict[str, list[str]] = {}
+    for entry in versions.entries(db, document):
+        if entry["role"] in roles:
+            order.setdefault(entry["role"], []).append(entry["path"])
+    about = {"model": found.key, "version": str(document["version"])}
+    header: dict[str, Any] = {"__metadata__": {**about, "order": json.dumps(order)}}
     here = 0
     for entry in chosen:
         if entry["path"] in header:
@@ -69,8 +72,11 @@ def to_safetensors(
                 f"Received: roles={tuple(roles)!r} with two of {entry['path']!r}"
             )
         end = here + math.prod(entry["shape"]) * codes[entry["dtype"]][1].itemsize
-        about = {"dtype": codes[entry["dtype"]][0], "shape": entry["shape"]}
-        header[entry["path"]] = {**about, "data_offsets": [here, end]}
+        header[entry["path"]] = {
+            "dtype": codes[entry["dtype"]][0],
+            "shape": entry["shape"],
+            "data_offsets": [here, end],
+        }
         here = end
     packed = json.dumps(header, ensure_ascii=False).encode()
     packed += b" " * (-len(packed) % 8)
@@ -91,15 +97,13 @@ def from_safetensors(
     tags: Mapping[str, Any] | None,
 ) -> Version:
     """Save the tensors of a `.safetensors` file (see `Versions.from_safetensors`)."""
-    if not model.built:
-        raise ValueError(
-            "`model` must be built, since its variables say what is in the file: give it an "
-            f"`Input`, or call it on a batch. Received: an unbuilt {type(model).__name__}"
-        )
-    arrays = tensors.loads(_checked(path, ".safetensors").read_bytes())
+    state.check(model)
+    data = _checked(path, ".safetensors").read_bytes()
+    arrays = tensors.loads(data)
+    named = _by_order(model, arrays, data)
     variables = list(state.variables(model))
     find = state.same_path(arrays)
-    names = [find(v.path) for _, v in variables]
+    names = [named.get(id(v)) if named else find(v.path) for _, v in variables]
     missing = [
         v.path
         for (role, v), name in zip(variables, names, strict=True)
@@ -125,6 +129,21 @@ def from_safetensors(
         manifest.append({"name": name, "path": variable.path, "role": role})
         bundle[name] = array
     return found._commit(model, manifest, bundle, metrics, tags)
+
+
+def _by_order(model: keras.Model, arrays: Mapping[str, np.ndarray], data: bytes) -> dict[int, str]:
+    """Names by the variable's id in a file of `to_safetensors`, which knows the model's order."""
+    size = int.from_bytes(data[:8], "little")
+    try:
+        order = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["order"])
+        stored = [({"path": p, "role": role}, p) for role in order for p in order[role]]
+        if sorted(p for _, p in stored) != sorted(arrays):
+            return {}
+        found = state.pairs(model, stored, order)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return {}  # a file of another tool, or a model of another making
+    fits = all(tuple(v.shape) == arrays[name].shape for v, name in found)
+    return {id(v): name for v, name in found} if fits else {}
 
 
 def _some(names: Sequence[str]) -> str:
