@@ -121,6 +121,7 @@ class MongoCheckpoint(keras.callbacks.Callback):
         self._epoch = -1
         self._end_epoch: _EndOfEpoch | None = None
         self._config = state.describe(self.model)
+        state.warn_of_assets(self.model)
         self._stream, self._streamed = None, 0
         fitting.forget()
         self._run.outbox.uploader.refused = None  # an earlier `fit` was told
