@@ -6,7 +6,7 @@ import base64
 import json
 import operator
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_tl.models import buckets, kinds
@@ -43,6 +43,19 @@ class Events:
 
     def log(self, step: int, epoch: int, batch: int, logs: Mapping[str, Any], kind: str) -> None:
         raise NotImplementedError
+
+    def _columns(self, kind: Any, names: Iterable[Any]) -> tuple[str, ...]:
+        """Names of the columns of rows of a kind; raises if it is no kind of such rows."""
+        columns = tuple(map(str, names))  # Keras takes any key for the name of a metric
+        if kind not in kinds.LOGGER:
+            _kind(kind)
+            fields = self.kinds.get(kind)
+            if fields is not None and not (kinds.packs(fields) and columns == tuple(fields)):
+                raise ValueError(
+                    f"`kind` must not be {kind!r} for rows of other columns than it was defined "
+                    f"with: {fields}. Received: {', '.join(columns)}"
+                )
+        return columns
 
     def define(self, kind: str, **fields: str) -> None:
         """Give a kind of event a schema, which `event` checks from then on.
@@ -86,9 +99,10 @@ class Events:
             kind: its kind, free or one that was given a schema by `define`.
             step: training step it belongs to.
             epoch: epoch it belongs to.
-            **values: of a free kind numbers, strings, booleans, `None`, or lists and dicts of
-                these; else the fields of its schema. At most 1 MB. NaN and infinities are kept;
-                what is named like a secret is stored as `"***"`.
+            **values: of a free kind numbers (also NumPy's, and tensors of shape `()`), strings,
+                booleans, `None`, or lists and dicts of these; else the fields of its schema. At
+                most 1 MB. NaN and infinities are kept; what is named like a secret is
+                stored as `"***"`.
 
         Raises:
             ValueError: if `kind` is taken or no text, `step` or `epoch` is no integer, or a value
@@ -122,7 +136,7 @@ class Events:
             bins: number of bins of equal width between the lowest and the highest finite value.
 
         Raises:
-            ValueError: for values that are no numbers, or an impossible number of bins.
+            ValueError: for values that are no real numbers, or an impossible number of bins.
         """
         found = kinds.histogram(values, bins)
         arrays = {"counts": found.pop("counts"), "edges": found.pop("edges")}
@@ -213,7 +227,7 @@ class Events:
             raise ValueError(f"`name` must be a string. Received: {values['name']!r}")
         try:
             # What MongoDB would refuse would have to be set aside, long after this call.
-            values = json.loads(json.dumps(values))
+            values = json.loads(json.dumps(values, default=kinds.scalar))
             size = len(encode({"values": values}))
             if _depth(values) > _DEPTH:
                 raise ValueError(f"values nested in more than {_DEPTH} levels")

@@ -55,6 +55,26 @@ def as_array(value: Any) -> np.ndarray:
     return array
 
 
+def scalar(value: Any) -> Any:
+    """A number of NumPy, or a tensor of shape `()`, as Python's own; for `json.dumps`.
+
+    Raises:
+        TypeError: if it is none.
+
+    Example:
+
+    >>> scalar(np.float32(0.5)), scalar(np.array(3)), scalar(np.True_)
+    (0.5, 3, True)
+    """
+    try:
+        array = as_array(value)
+        if not array.shape and array.dtype.kind != "c":
+            return float(array) if array.dtype.kind == "f" else array.item()
+    except (TypeError, ValueError):
+        pass
+    raise TypeError(f"an object of type {type(value).__name__}")
+
+
 _RULES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "float": (_float, "a number"),
     "int": (_int, "an integer of 64 bits"),
@@ -135,14 +155,29 @@ def histogram(values: Any, bins: int) -> dict[str, Any]:
     if not isinstance(bins, int) or isinstance(bins, bool) or not 1 <= bins <= 10_000:
         raise ValueError(f"`bins` must be an integer from 1 to 10,000. Received: {bins!r}")
     finite = flat[np.isfinite(flat)]
-    counts, edges = np.histogram(finite, bins)
+    # The width of a range of float64 may be more than float64 can hold.
+    scale = 1.0 if np.abs(finite).max(initial=0.0) < 1e307 else 0.125
+    finite = finite * scale
+    counts, edges = np.histogram(finite, bins, _range(finite, bins))
     return {
         "counts": counts.astype("int64"),
-        "edges": edges.astype("float64"),
+        "edges": edges / scale,
         "nan": int(np.isnan(flat).sum()),
         "posinf": int(np.isposinf(flat).sum()),
         "neginf": int(np.isneginf(flat).sum()),
     }
+
+
+def _range(values: np.ndarray, bins: int) -> tuple[float, float]:
+    """As NumPy's, but wide enough for the edges of the bins to differ."""
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    if (np.diff(np.linspace(low, high, bins + 1)) <= 0).any():
+        room = 2 * bins * float(np.spacing(max(abs(low), abs(high))))
+        most = float(np.finfo("float64").max) / 8  # what is greater was scaled
+        low, high = max(low - room, min(low, -most)), min(high + room, max(high, most))
+    return low, high
 
 
 def image(image: Any) -> np.ndarray:
@@ -211,11 +246,14 @@ def _classes(name: str, value: Any) -> np.ndarray:
 
 def _numbers(name: str, value: Any) -> np.ndarray:
     try:
-        return as_array(value)
+        array = as_array(value)
+        if array.dtype.kind == "c":
+            raise TypeError
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"`{name}` must be an array of numbers. Received: {_short(value)}"
+            f"`{name}` must be an array of numbers, real ones. Received: {_short(value)}"
         ) from error
+    return array
 
 
 def _short(value: Any, name: str = "") -> str:

@@ -132,7 +132,7 @@ def test_an_image_is_uint8(run: runs.Run, image: np.ndarray, expected: np.ndarra
         (np.zeros((2, 2), "int32"), "`image` must be uint8, or floats from 0 to 1.*int32"),
         (np.full((2, 2), 1.5), "`image` must be uint8, or floats from 0 to 1.*1.5"),
         (np.full((2, 2), np.nan), "`image` must be uint8, or floats from 0 to 1"),
-        ("cat.png", "`image` must be an array of numbers. Received: 'cat.png'"),
+        ("cat.png", "`image` must be an array of numbers, real ones. Received: 'cat.png'"),
     ],
 )
 def test_what_is_no_image_is_refused(run: runs.Run, image: Any, words: str) -> None:
@@ -175,6 +175,51 @@ def test_a_histogram_is_numpys_and_counts_what_is_not_finite(run: runs.Run) -> N
     run.histogram("nothing", [math.nan], 10)  # does not raise in the middle of a training
     with pytest.raises(ValueError, match="`bins` must be an integer from 1 to 10,000. Received: 0"):
         run.histogram("kernel", values, 9, bins=0)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1.0, math.nextafter(1, 2)],
+        [-1e308, 1e308],
+        [1.7976931348623157e308] * 2,
+        [1e17, 1e17],
+        [-1.7976931348623157e308, -1.7e308, math.nan],
+        [0.0, 5e-324],
+    ],
+)
+def test_a_histogram_of_any_range(run: runs.Run, values: list[float]) -> None:
+    run.histogram("extreme", values, 1, bins=64)
+    found = {name: column[0] for name, column in logged(run, "histogram").items()}
+    edges, finite = found["edges"], [v for v in values if math.isfinite(v)]
+    assert len(found["counts"]) == 64 and found["counts"].sum() == len(finite)
+    assert np.isfinite(edges).all() and (edges[1:] > edges[:-1]).all()
+    assert edges[0] <= min(finite) and max(finite) <= edges[-1]
+
+
+def test_complex_numbers_have_no_histogram_and_no_image(run: runs.Run) -> None:
+    with pytest.raises(ValueError, match="`values` must be .*real.* Received: "):
+        run.histogram("kernel", np.array([1 + 2j]), 1)
+    with pytest.raises(ValueError, match="`image` must be .*real.* Received: "):
+        run.image("kernel", np.zeros((2, 2), "complex64"), 1)
+    assert documents(run) == []
+
+
+def test_an_event_takes_scalars_of_numpy_and_of_the_backend(run: runs.Run) -> None:
+    values = {
+        **{"a": np.float32(0.5), "b": np.int64(3), "c": np.bool_(True), "d": np.array(2.5)},
+        **{"e": keras.ops.convert_to_tensor(0.25), "f": ml_dtypes.bfloat16(1.5)},
+        **{"g": [{"deep": np.uint8(7)}], "h": np.longdouble(0.125), "i": np.float16(math.nan)},
+    }
+    run.event("drift", step=1, **values)
+    found = {name: column[0] for name, column in logged(run, "drift").items()}
+    assert math.isnan(found.pop("i"))
+    expected = [1, 0.5, 3, True, 2.5, 0.25, 1.5, [{"deep": 7}], 0.125]
+    assert list(found.values()) == expected
+    assert [type(v) for v in found.values()][1:4] == [float, int, bool]
+    for refused in (np.zeros(2), 1 + 2j, np.complex64(1), object(), np.datetime64("2026")):
+        with pytest.raises(ValueError, match="`values` must be .* Received: an object of type"):
+            run.event("drift", step=1, score=refused)
 
 
 def test_a_confusion_matrix_is_scikit_learns(run: runs.Run) -> None:
