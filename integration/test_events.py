@@ -81,6 +81,15 @@ def test_numbers_come_back_bit_for_bit(connection: Connection) -> None:
     assert bits([nested[0]["v"] for nested in free["nested"]]) == bits(HOSTILE)
 
 
+def test_a_name_that_is_no_text_holds_nothing_up(connection: Connection) -> None:
+    with runs.Run(connection) as run:
+        run.log(1, logs={5: 1.0, None: 2.0})  # type: ignore[dict-item]
+        run.log(2, logs={"loss": 3.0}, kind="epoch")
+    assert document(connection, run.id)["last"]["loss"] == 3.0
+    rows = stored(connection, run.id)
+    assert (rows["5"].tolist(), rows["None"].tolist()) == ([1.0], [2.0])
+
+
 def test_extremes_are_finite_and_of_epochs(connection: Connection) -> None:
     with runs.Run(connection) as run:
         run.log(0, 0, 0, {"loss": -9.0})

@@ -28,8 +28,8 @@ def permanent(error: Exception) -> bool:
     if isinstance(error, OperationFailure):
         return error.code in _CODES
     # UnicodeError is a ValueError; a connection's errors are none of these.
-    mine = (BSONError, OverflowError, ValueError, TypeError, KeyError, RecursionError, struct.error)
-    return isinstance(error, mine)
+    mine = (BSONError, ValueError, TypeError, AttributeError, KeyError, OverflowError)
+    return isinstance(error, (*mine, RecursionError, struct.error))
 
 
 def refuse(journal: Journal, kind: int, payload: bytes, error: object) -> None:

@@ -157,6 +157,10 @@ class Run(Events):
             logs: numbers by name; NaN and infinities are kept, what is no number is not.
             kind: `"batch"`, `"epoch"`, or a kind of numbers of your own.
 
+        Raises:
+            ValueError: for a kind that `Run.image` and its like write, or that `define` gave other
+                fields, and for what is no text.
+
         Example:
 
         ```python
@@ -169,7 +173,8 @@ class Run(Events):
             journal = self.outbox
         layout = self._layouts.get(names)
         if layout is None:
-            number = journal.columns(self.id, self.attempt, self.rank, kind, names[1:])
+            columns = self._columns(kind, names[1:])  # not at each step
+            number = journal.columns(self.id, self.attempt, self.rank, kind, columns)
             layout = self._layouts[names] = (number, buckets.row_struct(len(logs)).pack)
         number, pack = layout
         try:

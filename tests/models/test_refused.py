@@ -62,6 +62,20 @@ def test_an_event_that_no_document_holds_is_refused_at_once(
     assert journalled(run, Kind.EVENT) == []
 
 
+@pytest.mark.parametrize("kind", [None, 5, "", "a\ud800", "image", "text", "drift", "mixed"])
+def test_rows_of_what_is_no_kind_of_numbers_are_refused(run: Any, kind: Any) -> None:
+    run.define("drift", score="float")
+    run.define("mixed", note="str")
+    with pytest.raises(ValueError, match="must be .*Received: |must not be .*Received: "):
+        run.log(1, logs={"loss": 1.0}, kind=kind)
+    run.log(1, logs={"score": 1.0}, kind="drift")
+    run.log(1, logs={"cpu": 1.0}, kind="system")
+    run.log(1, logs={"reward": 1.0}, kind="own")
+    found = [json.loads(c)["kind"] for c in journalled(run, Kind.COLUMNS)]
+    assert found == ["drift", "system", "own"]
+    assert len(journalled(run, Kind.ROW)) == 3
+
+
 def test_an_event_hides_secrets(run: Any) -> None:
     run.event("note", api_key="hunter2", at="mongodb://a:hunter2@b", deep={"a.b": {"token": "x"}})
     (event,) = map(json.loads, journalled(run, Kind.EVENT))
@@ -124,6 +138,7 @@ def test_what_is_permanent() -> None:
     for error in (
         TypeError(),
         OverflowError(),
+        AttributeError(),
         "\ud800",
         DocumentTooLarge("", {}),
         WriteError("", 121),
