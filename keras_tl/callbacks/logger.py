@@ -116,7 +116,7 @@ class MongoLogger(keras.callbacks.Callback):
         }
         self._run = current.join(self, self.model, self.connection, **about)
         # Of two loggers in one `fit` the first one logs, or each row would be there twice.
-        first = _loggers.setdefault(self._run, self) is self
+        first = _loggers.setdefault(self._run, weakref.ref(self))() is self
         self._active, self._watches = first and not rank, first and self.system is not None
         self._first_step = self._steps = 0
         self._epoch = -1
@@ -172,7 +172,10 @@ class MongoLogger(keras.callbacks.Callback):
         current.leave(self, self.run, self.flush_timeout)
 
 
-_loggers: weakref.WeakKeyDictionary[runs.Run, MongoLogger] = weakref.WeakKeyDictionary()
+# Weak on both sides: a logger holds its run, and its model.
+_loggers: weakref.WeakKeyDictionary[runs.Run, weakref.ref[MongoLogger]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def _on_accelerator() -> bool:

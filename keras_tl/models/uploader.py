@@ -323,6 +323,8 @@ class Uploader:
     def _complain(self, error: Exception) -> None:
         from pymongo.errors import ConnectionFailure
 
+        if self._closing:  # the client may be closed by now
+            return
         # That the server is away is said by the outbox, once for events and versions.
         if not self._complained and not isinstance(error, ConnectionFailure):
             self._complained = True

@@ -554,3 +554,28 @@ def test_a_backup_that_gives_way_is_no_loss(
         assert [about["id"] for about, _ in uploader._captured] == ["2"]
     assert uploader.dropped == dropped
     assert ("Versions are made faster" in caplog.text) == bool(dropped)
+
+
+def test_a_logger_that_is_over_is_not_kept(connection: Connection) -> None:
+    import gc
+    import weakref
+
+    logger = MongoLogger(connection, flush_timeout=0.0, system=None)
+    begin(logger, 1)
+    logger.on_train_end()
+    reference = weakref.ref(logger)
+    del logger
+    gc.collect()
+    assert reference() is None
+
+
+def test_what_fails_since_the_hub_was_closed_is_not_said(
+    connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    uploader = outbox.outbox(connection).uploader
+    uploader._closing = True
+    uploader._complain(RuntimeError("Cannot use MongoClient after close"))
+    assert caplog.text == ""
+    uploader._closing = False
+    uploader._complain(RuntimeError("another"))
+    assert "A version waits" in caplog.text
