@@ -28,12 +28,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 RANDOM = 50 if FULL else 4
 
-#: Where a `fit` is killed, and when; chunks are sent one by one.
+#: Where a `fit` is killed, and when; chunks are sent one by one. Blobs come first: each `fit` has
+#: the same tensors, and what is stored is not sent again.
 FIT = [
+    *(("blob-chunks", 4), ("blob-files", 3)),
     *(("version-captured", 1), ("version-stored", 2), ("version-journalled", 3)),
-    *(("version-verified", 2), ("blob-chunks", 4), ("blob-files", 3)),
-    *(("version-uploaded", 2), ("version-transaction", 2), ("version-committed", 3)),
-    *(("version-forgotten", 4),),
+    *(("version-verified", 2), ("version-uploaded", 2), ("version-transaction", 2)),
+    *(("version-committed", 3), ("version-forgotten", 4)),
 ]
 #: The same for `Versions.save`, which has neither a journal nor a second try.
 SAVE = [

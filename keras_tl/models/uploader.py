@@ -302,12 +302,14 @@ class Uploader:
         self.journal.append(Kind.SESSION, session.encode())
 
     def _forget(self, identity: str) -> None:
-        self.journal.append(Kind.VERSION_SENT, json.dumps(identity).encode())
-        hooks.phase("version-forgotten")
-        self._path(identity).unlink(missing_ok=True)
-        with self._changed:
+        with self._changed:  # or the next one could give way to the one after it
+            self.journal.append(Kind.VERSION_SENT, json.dumps(identity).encode())
             self._waiting.pop(identity, None)
             self._verify.pop(identity, None)
+            if self._sending == identity:
+                self._sending = None
+        hooks.phase("version-forgotten")
+        self._path(identity).unlink(missing_ok=True)
 
     def _drop(self, about: Mapping[str, Any]) -> None:
         keep = about.get("keep") or {}
