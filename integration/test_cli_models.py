@@ -25,6 +25,10 @@ def test_models_promote_and_history(command: Command) -> None:
     shown = command("models", "history", "net", COLUMNS="200").stdout
     assert "[go]" in shown and "latest" in shown
     assert "prod" in command("models", "show", "net").stdout
+    assert "prod of net is removed" in command("models", "demote", "net", "prod").stdout
+    assert [m["version"] for m in command.json("models", "history", "net", "prod")] == [1, 2, None]
+    for act in ("demote", "history"):
+        assert "`alias` must be one" in command("models", act, "net", "prdo", code=1).stderr
 
 
 def test_models_diff_and_lineage(command: Command) -> None:

@@ -116,6 +116,18 @@ def test_parquet_of_arrays(hub: ktl.Hub) -> None:
     np.testing.assert_array_equal(np.frombuffer(found[1]["data"], "int16").reshape(2, 3), array)
 
 
+def test_parquet_of_kinds_with_long_names(hub: ktl.Hub, tmp_path: Path) -> None:
+    kinds = ["\u4e16" * 40 + "a", "\u4e16" * 40 + "b"]
+    run = Run(hub.connection, "long")
+    run.start()
+    for kind in kinds:
+        run.log(1, logs={"x": 1.0}, kind=kind)
+    run.end()
+    assert outbox(hub.connection).flush(60)
+    paths = hub.runs[run.id].to_parquet(tmp_path)
+    assert len(set(paths)) == 2 and all(Path(path).is_file() for path in paths)
+
+
 def test_a_folder_of_runs_is_one_table_to_other_tools(hub: ktl.Hub, tmp_path: Path) -> None:
     dataset = pytest.importorskip("pyarrow.dataset")
     for number, name in enumerate(["one", "two", "three"]):

@@ -57,11 +57,17 @@ def test_versions_are_found(net: Any) -> None:
     assert numbers == [6, 5, 4, 3]
     assert [v.number for v in net.where(**{"tags.kind": "head"})] == [6]
     assert [v.number for v in net.where(number__gte=3, limit=2)] == [6, 5]
-    with pytest.raises(ValueError, match="`model`"):
-        net.where(model="other")
+    net.save(network(), {"a.b": 0.5, 3: 1.0}, {"data.set": "x"})
+    assert [v.number for v in net.where(**{"metrics.a.b__gt": 0.4, "tags.data.set": "x"})] == [7]
+    assert net.version(7).metrics == {"a.b": 0.5, "3": 1.0}
+    for wrong in ("model", "metrics", "deleted"):
+        with pytest.raises(ValueError, match=f"`where` takes number.*'{wrong}'"):
+            net.where(**{wrong: "other"})
+    with pytest.raises(ValueError, match="`limit`"):
+        net.where(-1)
     with pytest.raises(KeyError, match="finite"):
         net.best("val_mae", mode="min")
-    for missing in (7, "prod", True, 1.5, Version({**third.document, "model": "other"})):
+    for missing in (8, "prod", True, 1.5, Version({**third.document, "model": "other"})):
         with pytest.raises(KeyError, match="`version` must be one of"):
             net.version(missing)
 

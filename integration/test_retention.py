@@ -190,6 +190,33 @@ def weights(model: keras.Model) -> list[np.ndarray]:
     return [np.asarray(keras.ops.convert_to_numpy(w)) for w in model.get_weights()]
 
 
+def test_garbage_is_collected_once_an_hour(
+    hub: ktl.Hub, net: Any, model: keras.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(garbage, "GRACE", 0.0)
+    save(net, model, 0.5, 0.4, 0.3)
+    net.delete(1)
+    whole = blobs(hub)
+    assert garbage.collect_when_due(hub.connection) and blobs(hub) == whole - 1
+    net.delete(2)
+    assert not garbage.collect_when_due(hub.connection) and blobs(hub) == whole - 1
+    earlier = [{"$set": {"at": {"$subtract": ["$at", 3_600_001]}}}]
+    hub.connection.db["meta"].update_one({"_id": "gc"}, earlier)
+    assert garbage.collect_when_due(hub.connection) and blobs(hub) == whole - 2
+
+
+def test_a_fit_that_deletes_versions_collects(
+    hub: ktl.Hub, net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collected = threading.Event()
+    monkeypatch.setattr(garbage, "collect_when_due", lambda connection: collected.set())
+    for last in (False, True):
+        checkpoint = ktl.callbacks.MongoCheckpoint(hub.connection, "net", keep=Keep(last=1))
+        network().fit(X, Y, verbose=0, callbacks=[checkpoint])
+        assert hub.models.flush(60)
+        assert collected.wait(60 if last else 0) is last
+
+
 def test_gc_knows_what_a_large_manifest_names(
     hub: ktl.Hub, net: Any, model: keras.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -291,8 +291,11 @@ def test_order(many: ktl.Hub) -> None:
     names = [run.params["opt.name"] for run in many.runs.where(order="params.opt.name")]
     assert names == ["adam"] * 20 + ["sgd"] * 20
     assert ids(many.runs.where(order="started"))[0] == "run000"
-    with pytest.raises(ValueError, match="must name a field"):
-        many.runs.where(order="-")
+    for wrong in ("-", "", "lats.loss"):
+        with pytest.raises(ValueError, match="`where` and `order` take id"):
+            many.runs.where(order=wrong)
+    with pytest.raises(ValueError, match="`limit`"):
+        many.runs.where(-1)
 
 
 def test_best(many: ktl.Hub) -> None:
@@ -369,6 +372,7 @@ def test_compare(many: ktl.Hub) -> None:
     assert found.rows["git.sha"] == ["abc", "def"] and "env.keras" not in found.rows
     assert found.rows["best.val_loss"] == [r.best["val_loss"].value for r in (first, second)]
     assert "best.val_acc" not in found.rows
+    assert many.runs.compare([first, second], metric="val_loss").rows == found.rows
     assert "best.val_acc" in many.runs.compare(["run001", "run002"]).rows
     lines = str(found).splitlines()
     assert lines[0].split() == ["run", "run001", "run002"]
@@ -377,6 +381,9 @@ def test_compare(many: ktl.Hub) -> None:
     assert found.frame().loc["params.lr", "run002"] == 0.01
     with pytest.raises(KeyError, match="`run` must be the id"):
         many.runs.compare(["run001", "nowhere"])
+    for wrong in ("run001", first):
+        with pytest.raises(ValueError, match="`runs` must be a list"):
+            many.runs.compare(wrong)
 
 
 def test_delete(resumed: ktl.Hub) -> None:

@@ -375,7 +375,7 @@ def _numbers(logs: Mapping[str, Any]) -> dict[str, float]:
     found = {}
     for name, value in logs.items():
         try:
-            found[name] = float(value)
+            found[str(name)] = float(value)
         except (TypeError, ValueError):
             continue  # another callback's text, or an array
     return found

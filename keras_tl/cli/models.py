@@ -77,11 +77,26 @@ def promote(
 
 @models.command()
 @click.argument("key")
+@click.argument("alias")
+@click.option("--note", default="", help="Why, for people.")
+@hub_options
+def demote(hub: Hub, key: str, alias: str, note: str, as_json: bool) -> None:
+    """Remove ALIAS, and record who did it; the version stays."""
+    _model(hub, key).demote(alias, note=note)
+    if as_json:
+        return echo_json({"key": key, "alias": alias, "version": None})
+    click.echo(f"{alias} of {key} is removed.")
+
+
+@models.command()
+@click.argument("key")
 @click.argument("alias", required=False)
 @hub_options
 def history(hub: Hub, key: str, alias: str | None, as_json: bool) -> None:
     """Every move of ALIAS, or of all aliases, oldest first."""
     found = _model(hub, key).history(alias)
+    if alias is not None and not found:
+        raise KeyError(f"`alias` must be one that {key!r} has or had. Received: {alias!r}")
     if as_json:
         return echo_json(found)
     columns = ["alias", "from", "to", "at (UTC)", "by", "note"]

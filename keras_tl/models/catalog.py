@@ -52,7 +52,7 @@ class Models:
         """
         retention.delete_model(self.connection, key, force)
 
-    def gc(self, grace: float = 7200.0, dry_run: bool = False) -> dict[str, int]:
+    def gc(self, grace: float = garbage.GRACE, dry_run: bool = False) -> dict[str, int]:
         """Delete tensors that no version refers to, and what killed uploads left.
 
         It is safe beside processes that save and load.

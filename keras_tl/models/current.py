@@ -39,6 +39,8 @@ def leave(member: object, run: Run, timeout: float) -> None:
     """The callback is done; the last one ends the run and waits `timeout` s at most for MongoDB."""
     run.members.discard(id(member))
     if not run.members:
+        if run.number and not run.started:
+            run.start()  # a resumed one that had no epochs left: else it would stay as it was
         run.end()
         run.outbox.flush(timeout)
 

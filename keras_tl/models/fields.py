@@ -17,14 +17,20 @@ _PLAIN = {"id": "_id", "step": "last_step"}
 def path(name: str) -> str:
     """Where a run's document holds what people call `name`.
 
+    Raises:
+        ValueError: for a name that no run has.
+
     Example:
 
     >>> path("id"), path("params.lr"), path("last.a.b"), path("best.val_loss")
     ('_id', 'params.lr', 'last.a%2Eb', 'best.val_loss.v')
     """
     kind, _, metric = name.partition(".")
-    if kind not in METRICS or not metric:
+    if name in OWN or name == "id" or (kind in ("params", "tags") and metric):
         return _PLAIN.get(name, name)
+    if kind not in METRICS or not metric:
+        known = ["id", *OWN, *(f"{kind}.NAME" for kind in ("params", "tags", *METRICS))]
+        raise ValueError(f"`where` and `order` take {', '.join(known)}. Received: {name!r}")
     return f"{kind}.{buckets.key(metric)}{'.v' if kind == 'best' else ''}"
 
 

@@ -14,6 +14,27 @@ if TYPE_CHECKING:
     from pymongo.database import Database
 
 
+#: s for which garbage is spared: longer than the longest upload or load.
+GRACE = 7200.0
+_EVERY = 3600.0  # s
+
+
+def collect_when_due(connection: Connection) -> bool:
+    """Delete garbage as `collect` does, unless it was done in this project within the last hour.
+
+    Who is killed while it collects leaves the rest to the next hour.
+    """
+    meta = connection.db["meta"]
+    meta.update_one({"_id": "gc"}, [{"$set": {"at": {"$ifNull": ["$at", None]}}}], upsert=True)
+    # A date minus milliseconds; before the first time it is null, and null is less than any date.
+    due = {"$lt": ["$at", {"$subtract": ["$$NOW", 1000 * _EVERY]}]}
+    now = [{"$set": {"at": "$$NOW"}}]
+    if not meta.update_one({"_id": "gc", "$expr": due}, now).modified_count:
+        return False
+    collect(connection, GRACE)
+    return True
+
+
 def collect(connection: Connection, grace: float, dry_run: bool = False) -> dict[str, int]:
     """Delete blobs that no version refers to (see `Models.gc`)."""
     db = connection.db

@@ -11,7 +11,7 @@ import numpy as np
 from keras_tl.models import fields
 from keras_tl.models.liveness import LIVE, mark_lost
 from keras_tl.models.record import RunRecord
-from keras_tl.models.selection import Best
+from keras_tl.models.selection import Best, at_most
 from keras_tl.storage.connection import Connection
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Runs:
                 them), and of each metric `last.NAME`, `best.NAME`, `min.NAME`, `max.NAME`.
 
         Raises:
-            ValueError: for a condition that is not understood.
+            ValueError: for a condition, a limit or an order that is not understood.
 
         Example:
 
@@ -75,7 +75,7 @@ class Runs:
         """
         query, sort = _query(conditions, order)
         mark_lost(self.connection.db)
-        cursor = self.connection.db["runs"].find(query).sort(*sort).limit(limit)
+        cursor = self.connection.db["runs"].find(query).sort(*sort).limit(at_most(limit))
         return [RunRecord(self.connection, document) for document in cursor]
 
     def best(self, metric: str, mode: str = "auto", **conditions: Any) -> RunRecord:
@@ -125,15 +125,16 @@ class Runs:
         frames.module()
         return frames.of_runs(run.document for run in self.where(limit, order, **conditions))
 
-    def compare(self, runs: Sequence[str], metric: str | None = None) -> Comparison:
+    def compare(self, runs: Sequence[str | RunRecord], metric: str | None = None) -> Comparison:
         """What differs between runs: params, tags, git, packages; and their metrics.
 
         Args:
-            runs: ids, or beginnings of ids.
+            runs: records, ids, or beginnings of ids.
             metric: the only metric to show; `None`: all.
 
         Raises:
             KeyError: if one of them is not there.
+            ValueError: if `runs` is a single one.
 
         Example:
 
@@ -143,7 +144,9 @@ class Runs:
         """
         from keras_tl.models.comparison import Comparison
 
-        return Comparison([self[run] for run in runs], metric)
+        if isinstance(runs, str | RunRecord):
+            raise ValueError(f"`runs` must be a list of runs. Received: {runs!r}")
+        return Comparison([self[r.id if isinstance(r, RunRecord) else r] for r in runs], metric)
 
     def delete(self, run: str) -> None:
         """Delete a run: its events, its orders and its document.
@@ -248,4 +251,4 @@ def _query(
     # A wildcard index serves a sort only together with bounds of one type, and metrics have one.
     number = name.partition(".")[0] in fields.METRICS
     have = {path: {"$gte": -np.inf} if number else {"$exists": True}}
-    return {"$and": [query, have]} if query else have, (path, -1 if order[0] == "-" else 1)
+    return {"$and": [query, have]} if query else have, (path, -1 if order.startswith("-") else 1)

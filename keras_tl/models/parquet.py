@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -44,9 +45,16 @@ def write_events(run: RunRecord, folder: str | os.PathLike[str]) -> list[str]:
         arrays["time"] = pa.array(microseconds, pa.timestamp("us", "UTC"))
         arrays["attempt"] = arrays["attempt"].dictionary_encode()
         # As Hive names partitions, which is how other tools read them.
-        path = Path(folder) / f"kind={quote(kind, safe=' ')}" / f"{run.id}.parquet"
+        path = Path(folder) / f"kind={_folder(kind)}" / f"{run.id}.parquet"
         paths.append(_write(pa, pa.table(arrays), path))
     return paths
+
+
+def _folder(kind: str) -> str:
+    name = quote(kind, safe=" ")
+    if len(name) <= 200:  # file systems take 255 bytes
+        return name
+    return f"{name[:180]}~{hashlib.sha256(kind.encode()).hexdigest()[:16]}"
 
 
 def _array(pa: Any, values: Sequence[Any]) -> Any:

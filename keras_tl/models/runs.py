@@ -127,8 +127,10 @@ class Run(Events):
             later = {"number": {"$not": {"$gt": self.number}}}
             heard = {"heartbeat": True}  # by the server's clock, from the first moment on
             self.outbox.document("runs", self.id, later, set=state, currentDate=heard)
-            params = {**dict(config or {}), **self.params}
-            about = {k: plain(v) for k, v in (("params", params), ("tags", self.tags)) if v}
+            about = {"params": {**(config or {}), **self.params}, "tags": self.tags}
+            if self.number and config is None:
+                del about["params"]  # those of the attempt before say more
+            about = {name: plain(value) for name, value in about.items() if value}
             if about:
                 self.outbox.document("runs", self.id, later, set=about)
             for kind in self.kinds:

@@ -20,9 +20,9 @@ _GREATER_IS_BETTER = (
     *("bleu", "psnr", "ssim"),
 )
 _FIELDS = {
-    **{"number": "version", "version": "version", "run": "run", "attempt": "attempt"},
+    **{"number": "version", "run": "run", "attempt": "attempt"},
     **{"step": "step", "epoch": "epoch", "batch": "batch", "parent": "parent"},
-    **{"created": "created", "metrics": "metrics", "tags": "tags"},
+    "created": "created",
 }
 # Lists leave out the long parts: 750 tensors take milliseconds to decode.
 _LISTED = {"tensors": 0, "callbacks": 0}
@@ -72,6 +72,24 @@ class Version:
                 raise KeyError(f"Version {self.number} of {self.model!r} is gone with its model.")
             self._document, self._collection = found, None
         return self._document
+
+
+def at_most(limit: int) -> int:
+    """The limit of a list; MongoDB would take a negative one for its absolute value."""
+    if limit < 0:
+        raise ValueError(f"`limit` must be 0 (all) or greater. Received: {limit!r}")
+    return limit
+
+
+def _field(name: str) -> str:
+    kind, _, rest = name.partition(".")
+    if kind in ("metrics", "tags") and rest:
+        return f"{kind}.{key(rest)}"
+    if name not in _FIELDS:
+        raise ValueError(
+            f"`where` takes {', '.join(_FIELDS)}, metrics.NAME and tags.NAME. Received: {name!r}"
+        )
+    return _FIELDS[name]
 
 
 def direction(metric: str) -> str | None:
@@ -289,7 +307,8 @@ class Selection:
         hub.models["digits"].where(step__gte=1000, **{"metrics.val_loss__lt": 0.1})
         ```
         """
-        found = self._kept(compile_query(conditions, _FIELDS)).sort("version", -1).limit(limit)
+        query = compile_query(conditions, _field)
+        found = self._kept(query).sort("version", -1).limit(at_most(limit))
         return [self._listed(document) for document in found]
 
     def _kept(self, query: Mapping[str, Any] | None = None) -> Any:

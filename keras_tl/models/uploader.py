@@ -55,6 +55,7 @@ class Uploader:
         self.dropped = 0
         self._complained = False
         self._unpruned = False
+        self._buried = False  # versions were deleted, and their tensors are garbage
         self._waiting: dict[str, dict[str, Any]] = dict(waiting or {})
         self._captured: list[tuple[dict[str, Any], dict[str, np.ndarray]]] = []
         self._disk = threading.Lock()
@@ -175,6 +176,10 @@ class Uploader:
                 if failed:
                     self._changed.wait_for(lambda: self._closing, delay)
                     delay = min(2 * delay, 5.0)
+                idle = not self._waiting and not self._closing
+            if self._buried and idle:  # nobody waits for this
+                self._buried = False
+                self._collect()
 
     def _store_captured(self) -> None:
         with self._disk:  # held while a version is written, so that `close` waits for the disk
@@ -262,7 +267,8 @@ class Uploader:
         from keras_tl.models import retention
 
         try:
-            retention.apply(self.connection, about["model"], about.get("keep"))
+            deleted = retention.apply(self.connection, about["model"], about.get("keep"))
+            self._buried = self._buried or bool(deleted)
         except Exception as error:  # the next commit tries again
             if not self._unpruned:
                 self._unpruned = True
@@ -272,6 +278,14 @@ class Uploader:
                     type(error).__name__,
                     str(error)[:300],
                 )
+
+    def _collect(self) -> None:
+        from keras_tl.models import garbage
+
+        try:
+            garbage.collect_when_due(self.connection)
+        except Exception:  # in an hour somebody tries again
+            log.debug("Garbage could not be collected", exc_info=True)
 
     def _tell(self, document: Mapping[str, Any]) -> None:
         for callback in list(self.on_commit):

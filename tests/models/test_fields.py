@@ -51,7 +51,13 @@ def test_a_row_has_the_names_that_a_query_takes() -> None:
             assert at(run, path) == value
 
 
-@pytest.mark.parametrize("name", ["params..lr", "tags.$x", "", "."])
-def test_what_is_no_field_is_refused(name: str) -> None:
+@pytest.mark.parametrize("name", ["params..lr", "tags.$x"])
+def test_a_path_that_is_none_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="must name a field"):
+        compile_query({name: 1}, fields.path)
+
+
+@pytest.mark.parametrize("name", ["", ".", "nmae", "last", "metrics.loss", "params", "_id"])
+def test_what_no_run_has_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="take id, name, .*Received: '" + name):
         compile_query({name: 1}, fields.path)
