@@ -268,11 +268,11 @@ def test_the_backup_lasts_as_long_as_the_fit(hub: ktl.Hub) -> None:
 def test_a_fit_that_has_nothing_left_to_train_ends_its_run(hub: ktl.Hub) -> None:
     """Killed after the last backup, and run again: nobody else says that the run is over."""
     backup = {"model": "net", "delete_checkpoint": False}
-    logger = MongoLogger(hub, config={"a": 1})
+    logger = MongoLogger(hub, params={"a": 1})
     script("arrays", logger, MongoBackupAndRestore(hub, **backup))
     runs = hub.connection.db["runs"]
     runs.update_one({"_id": logger.run.id}, {"$set": {"state": "lost"}, "$unset": {"ended": 1}})
-    again = MongoLogger(hub, config={"a": 1})
+    again = MongoLogger(hub, params={"a": 1})
     _, witness = script("arrays", again, MongoBackupAndRestore(hub, **backup))
     assert witness.rows["batch"] == [] and again.run.id == logger.run.id
     found = hub.runs[logger.run.id]
