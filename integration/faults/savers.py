@@ -139,7 +139,8 @@ def network() -> keras.Model:
             keras.Input((4,)),
             keras.layers.Dense(6, "relu", kernel_initializer=start, name="frozen", trainable=False),
             keras.layers.Dense(1, kernel_initializer=start, name="head"),
-        ]
+        ],
+        name="net",
     )
     model.compile(keras.optimizers.Adam(0.01), "mse")
     return model
