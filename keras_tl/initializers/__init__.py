@@ -1,0 +1,3 @@
+"""Initial values that Keras lacks."""
+
+__all__: list[str] = []

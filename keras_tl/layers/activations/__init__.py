@@ -1,0 +1,3 @@
+"""Activations with weights or a form that Keras lacks."""
+
+__all__: list[str] = []

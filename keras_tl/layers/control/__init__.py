@@ -1,0 +1,3 @@
+"""What decides inside the compiled step."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Convolutions that sample or mask their input."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""What object detectors need around a network."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Normalisations of activations and of weights."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Layers that are trained for few bits."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Layers that disturb a network in training."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Order, shape and padding of axes."""
+
+__all__: list[str] = []

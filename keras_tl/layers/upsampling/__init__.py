@@ -1,0 +1,3 @@
+"""Resolution out of channels."""
+
+__all__: list[str] = []
