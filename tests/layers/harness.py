@@ -161,6 +161,17 @@ def equal(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
 # ---- the properties
 
 
+class Outer(keras.layers.Layer):
+    """A layer that traces what it calls, as a user's own model does that declares no shape."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def call(self, given: Any) -> Any:
+        return self.function(given)
+
+
 def config(case: Case) -> None:
     """Every argument is in the config and an attribute; the config is JSON and makes its equal."""
     layer = case.make(name="subject")
@@ -199,7 +210,7 @@ def saved(case: Case, tmp_path: Path) -> None:
 def golden(case: Case) -> None:
     """What jax wrote gives the same here."""
     path = golden_path(case)
-    assert path.exists(), f"no golden file; KERAS_BACKEND=jax python tests/layers/golden.py"
+    assert path.exists(), "no golden file; KERAS_BACKEND=jax python tests/layers/golden.py"
     loaded = keras.saving.load_model(path, custom_objects=case.custom_objects)
     with zipfile.ZipFile(path) as archive, np.load(io.BytesIO(archive.read(GOLDEN))) as stored:
         arrays = [stored[f"input{i}"] for i in range(len(case.shapes))]
@@ -235,6 +246,13 @@ def shapes(case: Case) -> None:
             assert all(fits), f"symbolic shape {symbol.shape}, really {tuple(out.shape)}"
             really = keras.backend.standardize_dtype(out.dtype)
             assert symbol.dtype == really, f"symbolic type {symbol.dtype}, really {really}"
+        traced = keras.tree.flatten(
+            Outer(lambda given, fresh=fresh: case.apply(fresh, given))(symbols)
+        )
+        for symbol, trace in zip(declared, traced, strict=True):
+            assert (symbol.shape, symbol.dtype) == (trace.shape, trace.dtype), (
+                f"declared {symbol.shape} {symbol.dtype}, traced {trace.shape} {trace.dtype}"
+            )
         fresh.set_weights(layer.get_weights())
         wanted = run(case, layer, training=False)
         close(run(case, fresh, training=False), wanted, case.tolerance, "built with None")
