@@ -1,6 +1,8 @@
 """Layers that Keras 3 lacks, on TensorFlow, JAX and PyTorch."""
 
 # activations
+from keras_tl.layers.activations import LeakyTwiceReLU6, Maxout, PReLU6, PTReLU6, Scale
+
 # control
 # convolutional
 # detection
@@ -32,6 +34,15 @@ from keras_tl.layers.quantization import (
 )
 
 # regularization
+from keras_tl.layers.regularization import (
+    DropBlock2D,
+    DropConnectConv2D,
+    DropConnectDense,
+    GaussianNoise,
+    NoisyDense,
+    StochasticDepth,
+)
+
 # reshaping
 # upsampling
 
@@ -40,15 +51,26 @@ __all__ = [
     "BinaryDense",
     "DoReFaConv2D",
     "DoReFaDense",
+    "DropBlock2D",
+    "DropConnectConv2D",
+    "DropConnectDense",
     "FakeQuantConv2D",
     "FakeQuantConv2DWithBatchNorm",
     "FakeQuantDense",
     "FakeQuantDenseWithBatchNorm",
     "FilterResponseNormalization",
+    "GaussianNoise",
     "InstanceNormalization",
+    "LeakyTwiceReLU6",
     "LocalResponseNormalization",
+    "Maxout",
+    "NoisyDense",
+    "PReLU6",
+    "PTReLU6",
+    "Scale",
     "Sign",
     "SpectralNormalization",
+    "StochasticDepth",
     "SwitchNormalization",
     "TernaryConv2D",
     "TernaryDense",
