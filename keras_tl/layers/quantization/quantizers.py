@@ -84,7 +84,7 @@ def dorefa_weights(x: Any, bits: int, variant: str) -> Quantized:
 def dorefa_inputs(x: Any, bits: int, variant: str) -> Quantized:
     """arXiv:1606.06160, equation 11, of inputs that are bounded to [0, 1] before."""
     if variant == "tensorlayer":
-        x = ops.abs(x)
+        x = x * ops.stop_gradient(ops.sign(x))  # the gradient of `ops.abs` at 0 is not 0 on jax
     levels = 2**bits - 1
     return Quantized(ops.round(ops.clip(x, 0, 1) * levels), 1 / levels, 0.0, _inside(x, 0, 1))
 
