@@ -1,3 +1,6 @@
 """Initial values that Keras lacks."""
 
-__all__: list[str] = []
+from keras_tl.initializers.bilinear_upsampling import BilinearUpsampling
+from keras_tl.initializers.icnr import ICNR
+
+__all__ = ["ICNR", "BilinearUpsampling"]

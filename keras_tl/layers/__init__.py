@@ -5,7 +5,23 @@ from keras_tl.layers.activations import LeakyTwiceReLU6, Maxout, PReLU6, PTReLU6
 
 # control
 # convolutional
+from keras_tl.layers.convolutional import (
+    DeformableConv2D,
+    MaskedConv2D,
+    MaskedConv3D,
+    SpatialTransformer2D,
+    SqueezeExcite2D,
+)
+
 # detection
+from keras_tl.layers.detection import (
+    CornerPooling2D,
+    NonMaxSuppression,
+    ROIAlign2D,
+    ROIPooling2D,
+    non_max_suppression,
+)
+
 # normalization
 from keras_tl.layers.normalization import (
     FilterResponseNormalization,
@@ -17,6 +33,8 @@ from keras_tl.layers.normalization import (
 )
 
 # pooling
+from keras_tl.layers.pooling import MaxPooling2DWithArgmax, MaxUnpooling2D
+
 # quantization
 from keras_tl.layers.quantization import (
     BinaryConv2D,
@@ -45,10 +63,13 @@ from keras_tl.layers.regularization import (
 
 # reshaping
 # upsampling
+from keras_tl.layers.upsampling import SubpixelConv1D, SubpixelConv2D, SubpixelConv3D
 
 __all__ = [
     "BinaryConv2D",
     "BinaryDense",
+    "CornerPooling2D",
+    "DeformableConv2D",
     "DoReFaConv2D",
     "DoReFaDense",
     "DropBlock2D",
@@ -63,17 +84,30 @@ __all__ = [
     "InstanceNormalization",
     "LeakyTwiceReLU6",
     "LocalResponseNormalization",
+    "MaskedConv2D",
+    "MaskedConv3D",
+    "MaxPooling2DWithArgmax",
+    "MaxUnpooling2D",
     "Maxout",
     "NoisyDense",
+    "NonMaxSuppression",
     "PReLU6",
     "PTReLU6",
+    "ROIAlign2D",
+    "ROIPooling2D",
     "Scale",
     "Sign",
+    "SpatialTransformer2D",
     "SpectralNormalization",
+    "SqueezeExcite2D",
     "StochasticDepth",
+    "SubpixelConv1D",
+    "SubpixelConv2D",
+    "SubpixelConv3D",
     "SwitchNormalization",
     "TernaryConv2D",
     "TernaryDense",
     "WeightNormalization",
+    "non_max_suppression",
     "unpack_weights",
 ]
