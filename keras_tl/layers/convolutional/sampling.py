@@ -1,0 +1,61 @@
+"""Bilinear interpolation of images at any points, for the layers that sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+__all__ = ["bilinear"]
+
+
+def bilinear(images: Any, y: Any, x: Any, *, zeros: bool = True) -> Any:
+    """The images' values at points, each point's of its own group of channels.
+
+    Args:
+        images: (batch, height, width, groups, channels).
+        y, x: float32 (batch, points, groups), in pixels: 0 is the centre of the first one.
+        zeros: whether there are zeros outside the image, or else its nearest pixels.
+
+    Returns:
+        (batch, points, groups, channels). At whole coordinates it is the pixel, bit by bit.
+    """
+    shape = ops.shape(images)
+    height, width, groups, channels = shape[1:]
+    dtype = keras.backend.standardize_dtype(images.dtype)
+    pixels = ops.reshape(images, (-1, height * width * groups, channels))
+    # One pixel more than is read, so that no backend's gradient of `clip` matters on the border.
+    y = ops.clip(y, -2, ops.cast(height + 1, "float32"))
+    x = ops.clip(x, -2, ops.cast(width + 1, "float32"))
+    top, left = ops.stop_gradient(ops.floor(y)), ops.stop_gradient(ops.floor(x))
+    down, right = y - top, x - left
+    top, left = ops.cast(top, "int32"), ops.cast(left, "int32")
+    group = ops.arange(groups, dtype="int32")
+    total = 0
+    for row, by_row in ((top, 1 - down), (top + 1, down)):
+        for column, by_column in ((left, 1 - right), (left + 1, right)):
+            weight = by_row * by_column
+            if zeros:
+                inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+                weight = ops.where(inside, weight, 0.0)
+            # Integers are clipped as well: what a NaN becomes is still an index.
+            pixel = ops.clip(row, 0, height - 1) * width + ops.clip(column, 0, width - 1)
+            # One product for each corner: more would be kept for the gradient.
+            total = total + _take(pixels, pixel * groups + group) * ops.cast(
+                weight[..., None], dtype
+            )
+    return total
+
+
+def _take(rows: Any, index: Any) -> Any:
+    """Rows (batch, rows, channels) at index (batch, ...), as (batch, ..., channels)."""
+    shape = ops.shape(index)
+    count, channels = ops.shape(rows)[1:]
+    if keras.backend.backend() == "jax":  # stays where it is if the batch is distributed
+        flat = ops.reshape(index, (shape[0], -1, 1))
+        return ops.reshape(ops.take_along_axis(rows, flat, axis=1), (*shape, channels))
+    # `take_along_axis` of the others copies the index for each channel.
+    start = ops.arange(shape[0], dtype="int32") * count
+    index = index + ops.reshape(start, (-1,) + (1,) * (len(shape) - 1))
+    return ops.take(ops.reshape(rows, (-1, channels)), index, axis=0)
