@@ -16,8 +16,12 @@ from hypothesis import settings
 if all(importlib.util.find_spec(name) for name in ("torch", "tensorflow")):
     import torch  # noqa: F401
 
-# jax simulates a second device, for the layers' two steps under `DataParallel`.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+# XLA simulates a second device, for layers under `DataParallel`, and compiles quickly, not well.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=2"
+    " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+)
 
 # The same examples in every run, and no limit by the clock: the machine is shared.
 settings.register_profile("fixed", deadline=None, derandomize=True, database=None)
