@@ -12,11 +12,12 @@ __all__ = ["windows"]
 def windows(size: Any, window: int, stride: int, padding: str) -> tuple[Any, Any, Any]:
     """How many windows an axis has, and how much it is padded before and after, as Keras does.
 
-    The numbers are integers, or tensors if the size is one, as in a TensorFlow graph.
+    The numbers are integers, tensors if the size is one, as in a TensorFlow graph, or symbols, as
+    in a trace of jax.
     """
     if padding == "valid":
         return (size - window) // stride + 1, 0, 0
     count = (size + stride - 1) // stride
     missing = (count - 1) * stride + window - size
-    missing = max(missing, 0) if isinstance(missing, int) else ops.maximum(missing, 0)
+    missing = ops.maximum(missing, 0) if ops.is_tensor(missing) else max(missing, 0)
     return count, missing // 2, missing - missing // 2

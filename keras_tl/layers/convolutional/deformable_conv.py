@@ -207,7 +207,12 @@ class DeformableConv2D(keras.layers.Conv2D):
         offsets_shape: Shape | None = None,
         modulation_shape: Shape | None = None,
     ) -> Shape:
-        return super().compute_output_shape(images_shape)
+        shape = super().compute_output_shape(images_shape)
+        if offsets_shape is None:
+            return shape
+        pairs = list(zip(self._last(shape)[:-1], self._last(offsets_shape), strict=False))
+        known = tuple(n if m is None else m for m, n in pairs)
+        return self._format((*known, self.filters))
 
     def _last(self, shape: Shape) -> Shape:
         """A shape of images with its channels last."""

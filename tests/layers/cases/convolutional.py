@@ -38,6 +38,7 @@ CASES = [
         ((2, 6, 5, 4),),
         free=(1, 2),
         fixed=(3,),
+        gradient="surrogate",  # exact, but offsets near zero are near the kinks
     ),
     Case(
         "DeformableConv2D-modulated",
@@ -55,6 +56,7 @@ CASES = [
         ((2, 4, 6, 5),),
         free=(2, 3),
         fixed=(1,),
+        gradient="surrogate",
     ),
     Case(
         "DeformableConv2D-given",
