@@ -43,6 +43,12 @@ class Maxout(keras.layers.Layer):
         self.supports_masking = axis == -1
 
     def build(self, input_shape: Any) -> None:
+        rank = len(input_shape)
+        if not -rank < self.axis < rank or self.axis == 0:
+            raise ValueError(
+                "`axis` must be one of the axes of the input and not the batch. "
+                f"Received: axis={self.axis}, input shape {tuple(input_shape)}"
+            )
         channels = arguments.static(self, input_shape, self.axis, "number of channels")
         if channels % self.units:
             raise ValueError(

@@ -86,13 +86,14 @@ class NoisyDense(keras.layers.Dense):
 
     def build(self, input_shape: Any) -> None:
         features = arguments.static(self, input_shape, -1, "number of features")
-        given = self.kernel_initializer, self.bias_initializer
         limit = ((1 if self.factorized else 3) / features) ** 0.5
-        self.kernel_initializer, self.bias_initializer = (
-            keras.initializers.RandomUniform(-limit, limit) if i is None else i for i in given
-        )
+        names = ("kernel_initializer", "bias_initializer")
+        unset = [name for name in names if getattr(self, name) is None]
+        for name in unset:
+            setattr(self, name, keras.initializers.RandomUniform(-limit, limit))
         super().build(input_shape)
-        self.kernel_initializer, self.bias_initializer = given  # the config's, unchanged
+        for name in unset:  # the config stays what was given
+            setattr(self, name, None)
 
         if self.factorized:
             sigma = (0.5 if self.sigma is None else self.sigma) / features**0.5
