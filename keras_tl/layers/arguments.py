@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import keras
 
-__all__ = ["choice", "data_format", "fraction", "integer", "number", "static", "tuple_of"]
+__all__ = [
+    "choice",
+    "data_format",
+    "fraction",
+    "function",
+    "integer",
+    "number",
+    "static",
+    "tuple_of",
+]
 
 
 def integer(name: str, value: Any, minimum: int = 1) -> int:
@@ -62,6 +72,20 @@ def choice(name: str, value: Any, among: Collection[str]) -> str:
     if not isinstance(value, str) or value not in among:
         names = ", ".join(map(repr, among))
         raise ValueError(f"`{name}` must be one of {names}. Received: {name}={value!r}")
+    return value
+
+
+def function(name: str, value: Any) -> Callable[..., Any]:
+    """`value`, if a saved layer finds it again: registered with Keras, or one of its activations."""
+    known = inspect.isfunction(value) and (
+        keras.saving.get_registered_object(keras.saving.get_registered_name(value)) is value
+        or getattr(keras.activations, value.__name__, None) is value
+    )
+    if not known:
+        raise ValueError(
+            f"`{name}` must be a function under `@keras.saving.register_keras_serializable()`, or "
+            f"else a saved model could not find it. Received: {name}={value!r}"
+        )
     return value
 
 
