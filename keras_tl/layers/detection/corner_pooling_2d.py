@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -86,10 +87,34 @@ class CornerPooling2D(keras.layers.Layer):
 
 
 def _running_maximum(x: Any, axis: int, backwards: bool) -> Any:
-    if keras.backend.backend() == "jax":
+    backend = keras.backend.backend()
+    if backend == "jax":
         return ops.associative_scan(ops.maximum, x, reverse=backwards, axis=axis)
-    # Line by line. XLA would take minutes to compile this on jax, where a scan is as fast; on
-    # TensorFlow and torch a scan takes up to 50 times as long, and XLA refuses TensorFlow's.
+    # On TensorFlow and torch that takes up to 50 times as long, and XLA refuses TensorFlow's.
+    # XLA needs minutes to compile a maximum line by line, so TensorFlow takes it in blocks.
+    if backend == "torch":
+        return _line_by_line(x, axis, backwards)
+    shape = ops.shape(x)
+    length = shape[axis]
+    size = max(math.isqrt(length), 1)
+    number = -(-length // size)
+    padding = [(0, number * size - length) if i == axis else (0, 0) for i in range(len(shape))]
+    x = ops.pad(x, padding, constant_values=-float("inf"))
+    x = ops.reshape(x, (*shape[:axis], number, size, *shape[axis + 1 :]))
+    x = _line_by_line(x, axis + 1, backwards)
+    # To each block comes the maximum of the blocks before it, none to the first.
+    ends = ops.take(x, [0 if backwards else size - 1], axis=axis + 1)
+    ends = _line_by_line(ends, axis, backwards)
+    padding = [(0, 0)] * len(x.shape)
+    padding[axis] = (0, 1) if backwards else (1, 0)
+    ends = ops.pad(ends, padding, constant_values=-float("inf"))
+    keep = slice(1, None) if backwards else slice(0, number)
+    x = ops.maximum(x, ends[(slice(None),) * axis + (keep,)])
+    x = ops.reshape(x, (*shape[:axis], number * size, *shape[axis + 1 :]))
+    return x[(slice(None),) * axis + (slice(0, length),)]
+
+
+def _line_by_line(x: Any, axis: int, backwards: bool) -> Any:
     lines = list(ops.unstack(x, axis=axis))
     if backwards:
         lines.reverse()

@@ -55,6 +55,7 @@ def non_max_suppression(
     threshold, count, least = _limits(iou_threshold, max_detections, score_threshold)
     source = regions.box_format(bounding_box_format)
     boxes, scores = ops.convert_to_tensor(boxes), ops.cast(scores, "float32")
+    labels = None if labels is None else ops.convert_to_tensor(labels)
     if len(boxes.shape) not in (2, 3) or len(scores.shape) != len(boxes.shape) - 1:
         raise ValueError(
             "`boxes` must be of shape (batch, boxes, 4) with `scores` of (batch, boxes), or "
@@ -64,7 +65,7 @@ def non_max_suppression(
     single = len(boxes.shape) == 2
     if single:
         boxes, scores = boxes[None], scores[None]
-        labels = None if labels is None else ops.convert_to_tensor(labels)[None]
+        labels = None if labels is None else labels[None]
     chosen = _greedy(boxes, scores, labels, threshold, count, least, source)
     return chosen[0] if single else chosen
 

@@ -136,7 +136,7 @@ class _Points:
         until = ops.floor((self.length - self.begin) / self.spacing + 0.5)
         self.first = ops.clip(before, 0.0, self.count)
         inside = ops.clip(until, 0.0, self.count) - self.first
-        self.steps = ops.cast(ops.maximum(ops.max(inside), 0.0), "int32")
+        self.steps = ops.cast(ops.maximum(ops.max(inside), 1.0), "int32")
 
     def neighbours(self, step: Any) -> list[tuple[Any, Any]]:
         """The two pixels around a point of each bin, and their shares of the bin's mean."""

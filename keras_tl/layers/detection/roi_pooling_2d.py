@@ -84,7 +84,7 @@ class ROIPooling2D(keras.layers.Layer):
         # whose gradient is one scatter. So the bins are all the memory that it takes.
         flat = ops.reshape(features, (batch * height * width, channels))
         values = ops.stop_gradient(flat)
-        most = ops.max(columns)
+        most = ops.maximum(ops.max(columns), 1)
 
         def pixel(step: Any) -> Any:
             """A pixel of each bin; bins that have no more look at their last one again."""
