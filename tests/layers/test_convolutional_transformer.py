@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 from compiled import compiled
-from harness import BACKEND, numpy
+from harness import BACKEND
 from hypothesis import strategies as st
 
 from keras_tl.layers import SpatialTransformer2D

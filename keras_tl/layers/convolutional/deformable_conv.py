@@ -177,7 +177,8 @@ class DeformableConv2D(keras.layers.Conv2D):
         )
         if modulation is not None:
             factor = ops.reshape(modulation, (-1, size[0] * size[1], groups, taps))
-            factor = ops.reshape(ops.transpose(factor, (0, 1, 3, 2)), (-1, *samples.shape[1:3], 1))
+            factor = ops.transpose(factor, (0, 1, 3, 2))
+            factor = ops.reshape(factor, (-1, size[0] * size[1] * taps, groups, 1))
             samples = samples * factor
         return ops.reshape(samples, (-1, size[0] * size[1], taps, channels))
 

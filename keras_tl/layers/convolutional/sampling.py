@@ -26,21 +26,21 @@ def bilinear(images: Any, y: Any, x: Any, *, zeros: bool = True) -> Any:
     dtype = keras.backend.standardize_dtype(images.dtype)
     pixels = ops.reshape(images, (-1, height * width * groups, channels))
     # One pixel more than is read, so that no backend's gradient of `clip` matters on the border.
-    y = ops.clip(y, -2, ops.cast(height + 1, "float32"))
-    x = ops.clip(x, -2, ops.cast(width + 1, "float32"))
+    last = [ops.cast(length - 1, "float32") for length in (height, width)]
+    y, x = ops.clip(y, -2, last[0] + 2), ops.clip(x, -2, last[1] + 2)
     top, left = ops.stop_gradient(ops.floor(y)), ops.stop_gradient(ops.floor(x))
     down, right = y - top, x - left
-    top, left = ops.cast(top, "int32"), ops.cast(left, "int32")
     group = ops.arange(groups, dtype="int32")
     total = 0
     for row, by_row in ((top, 1 - down), (top + 1, down)):
         for column, by_column in ((left, 1 - right), (left + 1, right)):
             weight = by_row * by_column
-            if zeros:
-                inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-                weight = ops.where(inside, weight, 0.0)
-            # Integers are clipped as well: what a NaN becomes is still an index.
-            pixel = ops.clip(row, 0, height - 1) * width + ops.clip(column, 0, width - 1)
+            if zeros:  # a NaN is not outside: it stays one
+                outside = (row < 0) | (row > last[0]) | (column < 0) | (column > last[1])
+                weight = ops.where(outside, 0.0, weight)
+            # Clipped as integers: what a NaN becomes is still an index.
+            place = [ops.cast(row, "int32"), ops.cast(column, "int32")]
+            pixel = ops.clip(place[0], 0, height - 1) * width + ops.clip(place[1], 0, width - 1)
             # One product for each corner: more would be kept for the gradient.
             total = total + _take(pixels, pixel * groups + group) * ops.cast(
                 weight[..., None], dtype

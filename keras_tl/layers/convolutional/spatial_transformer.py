@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_tl.layers import arguments
@@ -82,9 +81,9 @@ class SpatialTransformer2D(keras.layers.Layer):
     ) -> None:
         # Inputs are cast in `call`, as half precision is too little for coordinates.
         super().__init__(autocast=False, **kwargs)
+        self.output_size: tuple[int, ...] | None = None
         if output_size is not None:
-            output_size = arguments.tuple_of("output_size", output_size, 2)
-        self.output_size = output_size
+            self.output_size = arguments.tuple_of("output_size", output_size, 2)
         self.transforms = None
         if transforms is not None:
             self.transforms = arguments.integer("transforms", transforms)
@@ -153,7 +152,7 @@ class SpatialTransformer2D(keras.layers.Layer):
             moves = ops.matmul(transform, ops.cast(self.kernel, "float32"))
             moves = moves + ops.cast(self.bias, "float32")
         else:
-            moves = transform - np.eye(2, 3, dtype="float32")
+            moves = transform - ops.eye(2, 3, dtype="float32")
         return ops.reshape(moves, (-1, self.transforms or 1, 2, 3))
 
     def _points(self, moves: Any, sizes: Any, outputs: Any) -> list[Any]:

@@ -63,12 +63,13 @@ class MaxUnpooling2D(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.pool_size = arguments.tuple_of("pool_size", pool_size, 2)
-        strides = self.pool_size if strides is None else strides
-        self.strides = arguments.tuple_of("strides", strides, 2)
+        self.strides = self.pool_size
+        if strides is not None:
+            self.strides = arguments.tuple_of("strides", strides, 2)
         self.padding = arguments.choice("padding", padding, ("valid", "same"))
+        self.output_size: tuple[int, ...] | None = None
         if output_size is not None:
-            output_size = arguments.tuple_of("output_size", output_size, 2)
-        self.output_size = output_size
+            self.output_size = arguments.tuple_of("output_size", output_size, 2)
         self.data_format = arguments.data_format(data_format)
         self._axes = (1, 2) if self.data_format == "channels_last" else (2, 3)
 
@@ -78,8 +79,8 @@ class MaxUnpooling2D(keras.layers.Layer):
                 "values and places of `MaxUnpooling2D` must have the same shape, of rank 4. "
                 f"Received: shapes {tuple(values_shape)} and {tuple(places_shape)}"
             )
-        for i, axis in enumerate(self._axes) if self.output_size is not None else ():
-            size, pooled = self.output_size[i], values_shape[axis]
+        for i, size in enumerate(self.output_size or ()):
+            pooled = values_shape[self._axes[i]]
             count, *_ = windows(size, self.pool_size[i], self.strides[i], self.padding)
             if pooled is not None and count != pooled:
                 raise ValueError(
@@ -87,7 +88,7 @@ class MaxUnpooling2D(keras.layers.Layer):
                     f"{self.output_size}, input shape {tuple(values_shape)}; {size} becomes {count}"
                 )
 
-    def _outputs(self, shape: Any) -> tuple[Any, Any]:
+    def _outputs(self, shape: Any) -> tuple[Any, ...]:
         """The height and width that are pooled to those of the shape."""
         if self.output_size is not None:
             return self.output_size
@@ -96,11 +97,10 @@ class MaxUnpooling2D(keras.layers.Layer):
             pool - stride if self.padding == "valid" else 0
             for pool, stride in zip(self.pool_size, self.strides, strict=True)
         ]
-        height, width = (
+        return tuple(
             None if n is None else n * stride + more
             for n, stride, more in zip(pooled, self.strides, beyond, strict=True)
         )
-        return height, width
 
     def call(self, values: Any, places: Any) -> Any:
         height, width = self._outputs(ops.shape(values))

@@ -112,7 +112,7 @@ CASES = [
     Case(
         "SqueezeExcite2D-channels_first",
         functools.partial(
-            SqueezeExcite2D, excite_activation="hard_sigmoid", data_format="channels_first"
+            SqueezeExcite2D, 2, excite_activation="hard_sigmoid", data_format="channels_first"
         ),
         ((2, 6, 4, 3),),
         free=(2, 3),
