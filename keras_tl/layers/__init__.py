@@ -4,6 +4,8 @@
 from keras_tl.layers.activations import LeakyTwiceReLU6, Maxout, PReLU6, PTReLU6, Scale
 
 # control
+from keras_tl.layers.control import Control, Multiplexer, Shared
+
 # convolutional
 from keras_tl.layers.convolutional import (
     DeformableConv2D,
@@ -62,12 +64,23 @@ from keras_tl.layers.regularization import (
 )
 
 # reshaping
+from keras_tl.layers.reshaping import (
+    ChannelShuffle,
+    EinMix,
+    ElementwiseLambda,
+    Padding,
+    Rearrange,
+    Reduce,
+)
+
 # upsampling
 from keras_tl.layers.upsampling import SubpixelConv1D, SubpixelConv2D, SubpixelConv3D
 
 __all__ = [
     "BinaryConv2D",
     "BinaryDense",
+    "ChannelShuffle",
+    "Control",
     "CornerPooling2D",
     "DeformableConv2D",
     "DoReFaConv2D",
@@ -75,6 +88,8 @@ __all__ = [
     "DropBlock2D",
     "DropConnectConv2D",
     "DropConnectDense",
+    "EinMix",
+    "ElementwiseLambda",
     "FakeQuantConv2D",
     "FakeQuantConv2DWithBatchNorm",
     "FakeQuantDense",
@@ -89,13 +104,18 @@ __all__ = [
     "MaxPooling2DWithArgmax",
     "MaxUnpooling2D",
     "Maxout",
+    "Multiplexer",
     "NoisyDense",
     "NonMaxSuppression",
     "PReLU6",
     "PTReLU6",
+    "Padding",
     "ROIAlign2D",
     "ROIPooling2D",
+    "Rearrange",
+    "Reduce",
     "Scale",
+    "Shared",
     "Sign",
     "SpatialTransformer2D",
     "SpectralNormalization",

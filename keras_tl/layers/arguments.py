@@ -76,7 +76,7 @@ def choice(name: str, value: Any, among: Collection[str]) -> str:
 
 
 def function(name: str, value: Any) -> Callable[..., Any]:
-    """`value`, if a saved layer finds it again: registered with Keras, or one of its activations."""
+    """`value`, if a saved layer finds it again: it is registered, or one of Keras' activations."""
     known = inspect.isfunction(value) and (
         keras.saving.get_registered_object(keras.saving.get_registered_name(value)) is value
         or getattr(keras.activations, value.__name__, None) is value

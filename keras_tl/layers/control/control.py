@@ -112,7 +112,11 @@ class Control(FunctionLayer):
         return attached.read(self._named)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        values = {name: ops.convert_to_tensor(v) for name, v in self._named.items()}
+        # Cast here: while torch finds shapes, Keras does not.
+        values = {
+            name: ops.cast(v, self.compute_dtype if "float" in v.dtype else v.dtype)
+            for name, v in self._named.items()
+        }
         outputs = self.fn(inputs, **values)
         if training and self.trainable:
             step = self._named["step"]

@@ -185,6 +185,8 @@ class Multiplexer(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         layers = [keras.saving.serialize_keras_object(layer) for layer in self.layers]
+        for config in layers:
+            config.pop("build_config", None)  # the layers are built by this one, within its path
         return {**super().get_config(), "layers": layers, "selected": self.selected}
 
     @classmethod

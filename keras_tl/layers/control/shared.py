@@ -20,7 +20,8 @@ class Shared:
     accident; here they belong to a scope, and other arguments are refused.
 
     The layers are ordinary ones under their names. A model that uses one several times trains and
-    saves it once, and it is shared again when the model is loaded.
+    saves it once, and it is shared again when the model is loaded. (Keras cannot load a model in
+    which two nested models share a layer, however it was shared. Use their layers in one model.)
 
     Attributes:
         layers: the layers by name. A subclassed model must hold them, for instance by
@@ -61,13 +62,16 @@ class Shared:
             raise ValueError(f"`name` must be a string that is not empty. Received: name={name!r}")
         layer = make(*args, name=name, **kwargs)
         known = self.layers.setdefault(name, layer)
-        if known is not layer and _recipe(known) != _recipe(layer):
+        if type(known) is not type(layer):
             raise ValueError(
-                f"`{name}` is shared: it must be asked for with the class and the arguments that "
-                f"it was made with. Received: {_recipe(layer)}, instead of {_recipe(known)}"
+                f"`{name}` is shared by layers of one class, {type(known).__name__}. "
+                f"Received: {type(layer).__name__}"
+            )
+        old, new = known.get_config(), layer.get_config()
+        if differing := [key for key in old if old[key] != new[key]]:
+            raise ValueError(
+                f"`{name}` is shared: it must be asked for with the arguments that it was made "
+                "with. Received: "
+                + ", ".join(f"{key}={new[key]!r}, not {old[key]!r}" for key in differing)
             )
         return known
-
-
-def _recipe(layer: keras.layers.Layer) -> Any:
-    return type(layer).__name__, keras.saving.serialize_keras_object(layer)["config"]
