@@ -299,7 +299,7 @@ def test_what_is_not_chosen_is_not_evaluated() -> None:
     # XLA on a CPU has no host call from TensorFlow; its graph does.
     model.compile("sgd", "mse", jit_compile=BACKEND == "jax")
     model.predict(ONES, batch_size=12, verbose=0)
-    for index, wanted in ((0, {"first": 3}), (1, {"second": 3})):
+    for index, wanted in enumerate(["first", "second"]):
         layer.select(index)
         Counting.counts.clear()
         model.fit(ONES, ZEROS, batch_size=4, verbose=0)
@@ -307,7 +307,8 @@ def test_what_is_not_chosen_is_not_evaluated() -> None:
             import jax
 
             jax.effects_barrier()
-        assert Counting.counts == wanted
+        assert list(Counting.counts) == [wanted]
+        assert Counting.counts[wanted] >= 3  # on torch Keras finds a shape by it as well
 
 
 def test_the_index_may_be_an_argument() -> None:

@@ -48,11 +48,12 @@ def test_shuffle_with_the_other_number_of_groups_is_tensorlayers() -> None:
 def test_padding_is_that_of_numpy(mode: str, padding: Any) -> None:
     x = np.random.default_rng(0).standard_normal((2, 4, 5, 6)).astype("float32")
     sides = [(0, 0)] + [(p, p) if isinstance(p, int) else p for p in padding]
-    options = {"constant_values": -1.5} if mode == "constant" else {}
+    options = {"constant_values": -2} if mode == "constant" else {}
     wanted = np.pad(x, sides, mode=mode, **options)
-    layer = Padding(padding, mode, value=-1.5)
+    layer = Padding(padding, mode, value=-2)
     np.testing.assert_array_equal(numpy(layer(x)), wanted)
-    np.testing.assert_array_equal(numpy(layer(x.astype("int32"))).shape, wanted.shape)
+    integers = np.pad(x.astype("int32"), sides, mode=mode, **options)
+    np.testing.assert_array_equal(numpy(layer(x.astype("int32"))), integers)
 
 
 def test_padding_of_zeros_is_keras_layer() -> None:

@@ -87,7 +87,9 @@ class Padding(keras.layers.Layer):
     def call(self, inputs: Any) -> Any:
         self._check(inputs.shape)
         if self.mode == "constant":
-            return ops.pad(inputs, [[0, 0], *self.padding], constant_values=self.value)
+            floats = keras.backend.is_float_dtype(inputs.dtype)
+            value = self.value if floats else int(self.value)
+            return ops.pad(inputs, [[0, 0], *self.padding], constant_values=value)
         x = inputs
         for axis, sides in enumerate(self.padding, start=1):
             if any(sides):
