@@ -195,8 +195,9 @@ class DeformableConv2D(keras.layers.Conv2D):
         taps, channels = samples.shape[2:]
         kernel, groups = ops.cast(self.kernel, self.compute_dtype), self.groups
         if groups == 1:
-            samples = ops.reshape(samples, (-1, *shape[1:3], taps * channels))
-            return ops.matmul(samples, ops.reshape(kernel, (taps * channels, self.filters)))
+            samples = ops.reshape(samples, (-1, taps * channels))
+            outputs = ops.matmul(samples, ops.reshape(kernel, (taps * channels, self.filters)))
+            return ops.reshape(outputs, (-1, *shape[1:3], self.filters))
         samples = ops.reshape(samples, (-1, *shape[1:3], taps, groups, channels // groups))
         kernel = ops.reshape(kernel, (taps, channels // groups, groups, self.filters // groups))
         outputs = ops.einsum("bhwkgc,kcgf->bhwgf", samples, kernel)

@@ -41,21 +41,18 @@ def bilinear(images: Any, y: Any, x: Any, *, zeros: bool = True) -> Any:
             # Clipped as integers: what a NaN becomes is still an index.
             place = [ops.cast(row, "int32"), ops.cast(column, "int32")]
             pixel = ops.clip(place[0], 0, height - 1) * width + ops.clip(place[1], 0, width - 1)
+            index = ops.reshape(pixel * groups + group, (shape[0], -1))
+            weight = ops.cast(ops.reshape(weight, (shape[0], -1, 1)), dtype)
             # One product for each corner: more would be kept for the gradient.
-            total = total + _take(pixels, pixel * groups + group) * ops.cast(
-                weight[..., None], dtype
-            )
-    return total
+            total = total + _take(pixels, index) * weight
+    return ops.reshape(total, (shape[0], -1, groups, channels))
 
 
 def _take(rows: Any, index: Any) -> Any:
-    """Rows (batch, rows, channels) at index (batch, ...), as (batch, ..., channels)."""
-    shape = ops.shape(index)
-    count, channels = ops.shape(rows)[1:]
+    """Rows (batch, rows, channels) at index (batch, points), as (batch, points, channels)."""
     if keras.backend.backend() == "jax":  # stays where it is if the batch is distributed
-        flat = ops.reshape(index, (shape[0], -1, 1))
-        return ops.reshape(ops.take_along_axis(rows, flat, axis=1), (*shape, channels))
+        return ops.take_along_axis(rows, index[..., None], axis=1)
     # `take_along_axis` of the others copies the index for each channel.
-    start = ops.arange(shape[0], dtype="int32") * count
-    index = index + ops.reshape(start, (-1,) + (1,) * (len(shape) - 1))
-    return ops.take(ops.reshape(rows, (-1, channels)), index, axis=0)
+    batch, count, channels = ops.shape(rows)
+    start = ops.arange(batch, dtype="int32") * count
+    return ops.take(ops.reshape(rows, (-1, channels)), index + start[:, None], axis=0)
