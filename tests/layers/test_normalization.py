@@ -215,7 +215,27 @@ def test_the_fused_paths_are_the_plain_ones() -> None:
         np.testing.assert_allclose(numpy(one), numpy(other), rtol=1e-5)
 
 
-@pytest.mark.skipif(BACKEND != "jax", reason="the derivatives are written by hand on jax only")
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's tapes")
+def test_second_derivatives_on_tensorflow() -> None:
+    import tensorflow as tf
+
+    def penalty(f: Any) -> Any:
+        x = tf.constant(X)
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                mean, variance = f(x, (1, 2))
+                loss = tf.reduce_sum(tf.sin(variance) + tf.sin(mean))
+            total = tf.reduce_sum(tf.sin(inner.gradient(loss, x)))
+        return outer.gradient(total, x)
+
+    wanted = penalty(_plain_moments)
+    for f in (penalty, tf.function(penalty, jit_compile=True)):
+        np.testing.assert_allclose(f(moments), wanted, rtol=2e-3, atol=1e-5)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="jax' transformations")
 def test_second_and_forward_derivatives() -> None:
     import jax
     import jax.numpy as jnp
