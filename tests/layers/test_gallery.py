@@ -225,17 +225,18 @@ def transformer() -> None:
         centred = y - y.mean(-1, keepdims=True)
         return centred / np.sqrt(y.var(-1, keepdims=True) + 1e-5)
 
+    array, x = x, ops.convert_to_tensor(x)
     found = keras.layers.LayerNormalization(epsilon=1e-5)(
         x + keras.layers.MultiHeadAttention(heads, size)(x, x)
     )
-    assert tuple(found.shape) == x.shape
+    assert tuple(found.shape) == array.shape
     own, cross = (keras.layers.MultiHeadAttention(heads, size) for _ in range(2))
     norms = [keras.layers.LayerNormalization(epsilon=1e-5) for _ in range(3)]
     wide, narrow = keras.layers.Dense(8, activation="relu"), keras.layers.Dense(units)
     y = norms[0](x + own(x, x, use_causal_mask=True))
     y = norms[1](y + cross(y, memory))
     y = norms[2](y + narrow(wide(y)))
-    wanted = normalised(x + attend(own, x, x, causal=True))
+    wanted = normalised(array + attend(own, array, array, causal=True))
     wanted = normalised(wanted + attend(cross, wanted, memory, causal=False))
     hidden = np.maximum(wanted @ numpy(wide.kernel) + numpy(wide.bias), 0)
     wanted = normalised(wanted + hidden @ numpy(narrow.kernel) + numpy(narrow.bias))
