@@ -112,14 +112,13 @@ CASES = [
         "DropConnectDense",
         lambda: layers.DropConnectDense(2048, rate=0.5),
         normal(256, 2048),
-        quick=True,
     ),
     Case(
         "DropConnectDense per sample",
         lambda: layers.DropConnectDense(512, rate=0.5, per_sample=True),
         normal(32, 512),
     ),
-    Case("DropConnectConv2D", conv(layers.DropConnectConv2D, rate=0.5), IMAGES),
+    Case("DropConnectConv2D", conv(layers.DropConnectConv2D, rate=0.5), IMAGES, quick=True),
     Case("SubpixelConv2D", lambda: layers.SubpixelConv2D(2), MAPS, quick=True),
     Case(
         "CornerPooling2D",
