@@ -34,12 +34,30 @@ if _backend := _installed_backend():
 import keras  # noqa: E402, F401
 
 if TYPE_CHECKING:
-    from keras_tl import callbacks, models, services, storage, streams
+    from keras_tl import (
+        callbacks,
+        initializers,
+        layers,
+        models,
+        services,
+        storage,
+        streams,
+    )
     from keras_tl.hub import Hub
 
 __version__ = "0.1.0"
 
-__all__ = ["Hub", "__version__", "callbacks", "models", "services", "storage", "streams"]
+__all__ = [
+    "Hub",
+    "__version__",
+    "callbacks",
+    "initializers",
+    "layers",
+    "models",
+    "services",
+    "storage",
+    "streams",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import random
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,13 @@ from hypothesis import settings
 # Loaded after tensorflow, torch crashes the interpreter.
 if all(importlib.util.find_spec(name) for name in ("torch", "tensorflow")):
     import torch  # noqa: F401
+
+# XLA simulates a second device, for layers under `DataParallel`, and compiles quickly, not well.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=2"
+    " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+)
 
 # The same examples in every run, and no limit by the clock: the machine is shared.
 settings.register_profile("fixed", deadline=None, derandomize=True, database=None)
