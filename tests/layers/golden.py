@@ -1,6 +1,7 @@
 """Writes the golden files: `KERAS_BACKEND=jax python tests/layers/golden.py [NAME...]`.
 
-Without a name: those that are missing. A golden file is a `.keras` file that jax wrote, with one
+Without a name: those that are missing. To be run with the oldest Keras (`.tox/oldest/bin/python`),
+whose files the newer ones read. A golden file is a `.keras` file that jax wrote, with one
 more member: the inputs, and the outputs in inference. The other backends read it in the harness.
 """
 

