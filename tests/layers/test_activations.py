@@ -75,6 +75,13 @@ def test_scale_multiplies_by_one_number() -> None:
     assert [w.shape for w in layer.trainable_weights] == [(1,)]
 
 
+@pytest.mark.parametrize("make", [LeakyTwiceReLU6, PReLU6, PTReLU6])
+def test_integers_are_as_floats(make: Any) -> None:
+    x = np.array([[-4, 2, 8]])
+    found = ops.convert_to_numpy(make()(x.astype("int32")))
+    np.testing.assert_array_equal(found, ops.convert_to_numpy(make()(x.astype("float32"))))
+
+
 @pytest.mark.parametrize("axis", [-1, 1, 2])
 def test_maxout_is_the_maximum_of_neighbours(axis: int) -> None:
     x = np.random.default_rng(2).standard_normal((2, 6, 12)).astype("float32")
@@ -104,6 +111,14 @@ def test_maxout_of_one_linear_map_each_is_the_layer_of_the_paper() -> None:
         (lambda: Maxout(0), r"`units` must be .* Received: units=0"),
         (lambda: Maxout(4).build((None, 6)), r"`units` must divide .* Received: units=4"),
         (lambda: Maxout(2, 3).build((None, 6)), r"`axis` must be .* Received: axis=3"),
+        (lambda: Maxout(2, "a"), r"`axis` must be an integer.* Received: axis='a'"),
+        # Keras' PReLU takes -1 as the axis before the last, and IndexError leaves it for 9.
+        (
+            lambda: PReLU6(shared_axes=[1, -1]).build((None, 3, 4)),
+            r"`shared_axes` must .*\[1, -1\]",
+        ),
+        (lambda: PReLU6(shared_axes=0).build((None, 3, 4)), r"`shared_axes` must be of 1 ... 2.*"),
+        (lambda: PTReLU6(shared_axes=9).build((None, 3, 4)), r"`shared_axes` must be .*=\[9\]"),
         (lambda: PReLU6().build((None, 3, None)), r"`PReLU6` must know .*\(axis 2\)"),
     ],
 )

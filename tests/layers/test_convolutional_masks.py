@@ -67,6 +67,17 @@ def test_the_bias_is_added_to_the_channels_if_they_are_first() -> None:
     np.testing.assert_allclose(found, numpy(last(x)), atol=1e-5)
 
 
+@pytest.mark.parametrize("make", [MaskedConv2D, MaskedConv3D])
+def test_half_precision_takes_channels_first(make: Any) -> None:
+    # TensorFlow has no such convolution on a CPU.
+    shape = (5, 6, 4)[: 2 if make is MaskedConv2D else 3]
+    x = normal(2, 3, *shape)
+    kwargs = {"padding": "same", "mask_type": "B", "kernel_initializer": "ones"}
+    layer = make(4, 3, data_format="channels_first", dtype="mixed_float16", **kwargs)
+    wanted = numpy(make(4, 3, data_format="channels_last", **kwargs)(np.moveaxis(x, 1, -1)))
+    np.testing.assert_allclose(np.moveaxis(numpy(layer(x)), 1, -1), wanted, rtol=0.02, atol=0.05)
+
+
 def test_wrong_masks_are_refused() -> None:
     with pytest.raises(ValueError, match="`mask_type` must be one of 'A', 'B'. Received"):
         MaskedConv2D(2, 3, mask_type="C")

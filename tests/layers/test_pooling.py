@@ -111,7 +111,25 @@ def test_nan_is_the_maximum_and_infinite_pixels_have_places() -> None:
     np.testing.assert_array_equal(numpy(places).ravel(), [0, 0, 1, 2] * 2)
 
 
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_integers_are_as_floats(padding: str) -> None:
+    x = np.round(9 * X)
+    found, wanted = (
+        MaxPooling2DWithArgmax(2, padding=padding)(x.astype(t)) for t in ("int32", "f4")
+    )
+    for f, w in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(numpy(f), numpy(w))
+    assert found[0].dtype == wanted[0].dtype
+
+
 def test_what_is_wrong_is_refused() -> None:
+    for axis, data_format in ((1, "channels_last"), (2, "channels_first")):
+        shape = [None, 3, 3, 3]
+        shape[axis] = 1
+        with pytest.raises(ValueError, match=r"`pool_size` must not exceed .*pool_size=\(2, 3\)"):
+            MaxPooling2DWithArgmax((2, 3), data_format=data_format).build(tuple(shape))
+    MaxPooling2DWithArgmax(4, padding="same").build((None, 3, 3, 3))
+    MaxPooling2DWithArgmax(4).build((None, None, 4, 3))
     values = np.ones((1, 2, 2, 1), "float32")
     places = np.zeros((1, 2, 2, 1), "int32")
     for kwargs in ({"pool_size": 0}, {"strides": (1, 0)}, {"padding": "full"}):

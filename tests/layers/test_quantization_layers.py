@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from harness import numpy
+from harness import BACKEND, numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +21,7 @@ from keras_tl.layers import (
     FakeQuantConv2DWithBatchNorm,
     FakeQuantDense,
     FakeQuantDenseWithBatchNorm,
+    Sign,
     TernaryConv2D,
     TernaryDense,
     unpack_weights,
@@ -138,7 +139,47 @@ def test_channels_first_is_channels_last_transposed() -> None:
         np.testing.assert_allclose(np.moveaxis(found, 1, -1), wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("make", CONV)
+def test_half_precision_takes_channels_first(make: Any) -> None:
+    """TensorFlow has no such convolution on a CPU."""
+    x = normal(2, 5, 4, 3)
+    kwargs = {"padding": "same", "kernel_initializer": "ones", "dtype": "mixed_float16"}
+    last = make(4, 3, data_format="channels_last", **kwargs)
+    first = make(4, 3, data_format="channels_first", **kwargs)
+    found = np.moveaxis(numpy(first(np.moveaxis(x, -1, 1), training=True)), 1, -1)
+    np.testing.assert_allclose(found, numpy(last(x, training=True)), rtol=0.02, atol=0.05)
+
+
+def test_sign_takes_integers() -> None:
+    found = numpy(Sign()(np.array([-3, 0, 2], "int32")))
+    np.testing.assert_array_equal(found, [-1, 1, 1])
+    assert found.dtype == np.float32
+
+
 # ---- ranges
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("first", [True, False])
+def test_one_batch_that_is_not_finite_leaves_the_range(value: float, first: bool) -> None:
+    layer, x = FakeQuantDense(2), normal(4, 3)
+    if not first:
+        layer(x, training=True)
+    bad = np.full_like(x, value)
+    before = layer.get_weights()[2:] if not first else [0, 0]
+    layer(bad, training=True)
+    np.testing.assert_array_equal(layer.get_weights()[2:], before)
+    layer(x, training=True)
+    np.testing.assert_allclose(layer.get_weights()[2:], [x.min(), x.max()], rtol=1e-5)
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="jax has float64 only if it is told so at its start")
+@pytest.mark.parametrize("make", [FakeQuantDense, FakeQuantDenseWithBatchNorm])
+def test_float64_is_trained(make: Any) -> None:
+    x = normal(4, 3).astype("float64")
+    layer = make(2, dtype="float64")
+    assert numpy(layer(x, training=True, mask=np.array([1, 1, 0, 1], bool))).dtype == np.float64
+    assert numpy(layer.input_max).item() == max(x[[0, 1, 3]].max(), 0)
 
 
 def test_the_range_moves_in_training_only() -> None:
@@ -167,6 +208,16 @@ def test_masked_steps_count_neither_in_the_range_nor_in_the_statistics() -> None
     layers[1](x[mask], training=True)
     for found, wanted in zip(layers[0].weights, layers[1].weights, strict=True):
         np.testing.assert_allclose(numpy(found), numpy(wanted), rtol=1e-5, err_msg=found.path)
+
+
+def test_a_mask_of_the_first_axes_alone_is_for_what_is_behind_them() -> None:
+    x, mask = normal(2, 4, 5, 3), np.array([[1, 1, 0, 0], [1, 1, 1, 0]], bool)
+    for m in (mask, mask[:, 1] & [True, False]):
+        layers = [FakeQuantDenseWithBatchNorm(2, kernel_initializer="ones") for _ in range(2)]
+        layers[0](x, training=True, mask=m)
+        layers[1](x[m], training=True)
+        for found, wanted in zip(layers[0].weights, layers[1].weights, strict=True):
+            np.testing.assert_allclose(numpy(found), numpy(wanted), rtol=1e-5, err_msg=found.path)
 
 
 def test_a_convolution_takes_no_notice_of_a_mask() -> None:

@@ -113,6 +113,20 @@ def test_each_sample_is_convolved_with_its_own_kernel(
         np.testing.assert_allclose(found[i], wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("make", [DropConnectDense, DropConnectConv2D])
+def test_integers_are_as_floats(make: Any, per_sample: bool) -> None:
+    x = np.random.default_rng(0).integers(-9, 9, (2, 4, 4, 3))
+    kwargs = {"rate": 0.5, "per_sample": per_sample, "kernel_initializer": "ones"}
+    size = {"kernel_size": 2} if make is DropConnectConv2D else {}
+    for training in (True, False):
+        found, wanted = (
+            make(2, **size, seed=1, **kwargs)(x.astype(t), training=training)
+            for t in ("int32", "float32")
+        )
+        np.testing.assert_array_equal(ops.convert_to_numpy(found), ops.convert_to_numpy(wanted))
+
+
 def test_convolution_drops_for_the_batch_and_in_training_only() -> None:
     layer = DropConnectConv2D(20, 3, rate=0.3, seed=0)
     # A unit impulse in each channel: the outputs are the kernel, flipped.

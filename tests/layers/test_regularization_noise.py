@@ -150,6 +150,28 @@ def test_noisy_dense_is_dense_in_inference() -> None:
     np.testing.assert_array_equal(ops.convert_to_numpy(layer(x)), ops.convert_to_numpy(plain(x)))
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: NoisyDense(3, seed=1, kernel_initializer="ones", bias_initializer="ones"),
+        lambda: NoisyDense(3, seed=1, kernel_initializer="ones", factorized=False, use_bias=False),
+        lambda: GaussianNoise(0.5, seed=1),
+        lambda: StochasticDepth(0.3, seed=1),
+        lambda: DropBlock2D(0.3, 2, seed=1),
+    ],
+)
+def test_integers_are_as_floats(make: Any) -> None:
+    """Images are often uint8; noise of an integer's dtype would be 0."""
+    x = np.random.default_rng(0).integers(0, 255, (4, 5, 5, 2))
+    for training in (True, False):
+        found, wanted = (
+            ops.convert_to_numpy(make()(x.astype(t), training=training))
+            for t in ("uint8", "float32")
+        )
+        assert found.dtype == wanted.dtype
+        np.testing.assert_array_equal(found, wanted)
+
+
 def test_gaussian_noise_is_that_of_keras_by_default() -> None:
     x = np.random.default_rng(0).standard_normal((3, 4)).astype("float32")
     ours, keras_own = GaussianNoise(0.3, 7), keras.layers.GaussianNoise(0.3, 7)

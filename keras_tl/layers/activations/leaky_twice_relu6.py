@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_tl.layers import arguments
 from keras_tl.layers.activations.pieces import pieces
@@ -41,7 +42,7 @@ class LeakyTwiceReLU6(keras.layers.Layer):
         self.supports_masking = True
 
     def call(self, inputs: Any) -> Any:
-        return pieces(inputs, self.negative_slope, self.high_slope)
+        return pieces(ops.cast(inputs, self.compute_dtype), self.negative_slope, self.high_slope)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape

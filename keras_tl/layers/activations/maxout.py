@@ -27,7 +27,8 @@ class Maxout(keras.layers.Layer):
     A mask is passed on, if the channels are the last axis.
 
     Raises:
-        ValueError: if `units` does not divide the number of channels.
+        ValueError: if `units` does not divide the number of channels, or `axis` is none of the
+            input's besides the batch.
 
     Example:
         >>> import numpy as np
@@ -39,6 +40,8 @@ class Maxout(keras.layers.Layer):
     def __init__(self, units: int, axis: int = -1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.units = arguments.integer("units", units)
+        if not isinstance(axis, int) or isinstance(axis, bool):
+            raise ValueError(f"`axis` must be an integer. Received: axis={axis!r}")
         self.axis = axis
         self.supports_masking = axis == -1
 

@@ -30,7 +30,8 @@ class PReLU6(keras.layers.PReLU):
     passed on.
 
     Raises:
-        ValueError: if an axis that is not shared is unknown.
+        ValueError: if an axis that is not shared is unknown, or one of `shared_axes` is not of the
+            input; they are counted from 1, not from the end.
 
     Example:
         >>> import numpy as np
@@ -56,7 +57,14 @@ class PReLU6(keras.layers.PReLU):
         )
 
     def build(self, input_shape: Any) -> None:
-        for axis in range(1, len(input_shape)):
+        axes = range(1, len(input_shape))
+        if any(axis not in axes for axis in self.shared_axes or ()):
+            raise ValueError(
+                f"`shared_axes` must be of 1 ... {len(input_shape) - 1}, the axes of the input "
+                f"without the batch. Received: shared_axes={self.shared_axes}, input shape "
+                f"{tuple(input_shape)}"
+            )
+        for axis in axes:
             if axis not in (self.shared_axes or ()):
                 arguments.static(self, input_shape, axis, "length of each axis that is not shared")
         super().build(input_shape)
@@ -78,7 +86,8 @@ class PTReLU6(PReLU6):
     Input shape, output shape and masks are those of `PReLU6`.
 
     Raises:
-        ValueError: if an axis that is not shared is unknown.
+        ValueError: if an axis that is not shared is unknown, or one of `shared_axes` is not of the
+            input; they are counted from 1, not from the end.
 
     Example:
         >>> import numpy as np

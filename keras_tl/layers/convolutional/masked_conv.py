@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_tl.layers import arguments
+from keras_tl.layers.convolve import convolve
 
 __all__ = ["MaskedConv2D", "MaskedConv3D"]
 
@@ -27,15 +28,13 @@ class _MaskedConv(keras.layers.Layer):
                 f"Received: kernel_size={kernel_size!r}"
             )
 
-    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+    def call(self, inputs: Any) -> Any:
         sizes = self.kernel_size
         taps = int(np.prod(sizes))
         seen = np.arange(taps) < taps // 2 + (self.mask_type == "B")
+        kernel = ops.convert_to_tensor(self.kernel)
         mask = seen.reshape(*sizes, 1, 1).astype("float32")
-        return super().convolution_op(inputs, kernel * ops.convert_to_tensor(mask, kernel.dtype))
-
-    def call(self, inputs: Any) -> Any:
-        outputs = self.convolution_op(inputs, self.kernel)
+        outputs = convolve(self, inputs, kernel * ops.convert_to_tensor(mask, kernel.dtype))
         if self.use_bias:
             ones = (1,) * self.rank
             last = self.data_format == "channels_last"

@@ -37,7 +37,7 @@ class MaxPooling2DWithArgmax(keras.layers.MaxPooling2D):
         maxima, and their places as int32, which `MaxUnpooling2D` takes.
 
     Raises:
-        ValueError: if an argument is wrong.
+        ValueError: if an argument is wrong, or no window fits into the image.
 
     >>> import keras
     >>> from keras_tl.layers import MaxPooling2DWithArgmax
@@ -47,7 +47,17 @@ class MaxPooling2DWithArgmax(keras.layers.MaxPooling2D):
     [[5, 7]]
     """
 
+    def build(self, input_shape: Shape) -> None:
+        sides = input_shape[2:] if self.data_format == "channels_first" else input_shape[1:3]
+        fits = all(n is None or n >= k for n, k in zip(sides, self.pool_size, strict=True))
+        if self.padding == "valid" and not fits:
+            raise ValueError(
+                "`pool_size` must not exceed the height or width of the input. "
+                f"Received: pool_size={self.pool_size}, input shape {tuple(input_shape)}"
+            )
+
     def call(self, inputs: Any) -> tuple[Any, Any]:
+        inputs = ops.cast(inputs, self.compute_dtype)  # -inf is no integer
         first = self.data_format == "channels_first"
         height, width = ops.shape(inputs)[2:] if first else ops.shape(inputs)[1:3]
         (rows, top, bottom), (columns, left, right) = (

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_tl.layers.arguments import integer, static
+from keras_tl.layers.convolve import convolve
 from keras_tl.layers.quantization.packing import pack
 from keras_tl.layers.quantization.quantizers import Quantized, full_precision
 
@@ -131,7 +132,7 @@ class QuantizedConv2D(QuantizedLayer, keras.layers.Conv2D):
         self.channel_axis = 1 if self.data_format == "channels_first" else -1
 
     def product(self, inputs: Any, kernel: Any) -> Any:
-        return self.convolution_op(inputs, kernel)
+        return convolve(self, inputs, kernel)
 
 
 def bit_count(name: str, value: Any, minimum: int) -> int:

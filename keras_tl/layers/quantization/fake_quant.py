@@ -72,13 +72,18 @@ class FakeQuantLayer(QuantizedLayer):
         if self.keeps_range and not updates:
             return full_precision(self.input_min), full_precision(self.input_max)
         # What is masked counts as 0, which every range holds.
-        seen = x if mask is None else ops.where(mask[..., None], x, 0.0)
+        seen = x if mask is None else ops.where(expanded(mask, len(x.shape)), x, 0.0)
         found = _range(seen)
         if not self.keeps_range:
             return found
         kept = [full_precision(self.input_min), full_precision(self.input_max)]
-        momentum = ops.where(kept[1] > kept[0], self.range_momentum, 0.0)
-        low, high = (k * momentum + f * (1 - momentum) for k, f in zip(kept, found, strict=True))
+        momentum, known = self.range_momentum, kept[1] > kept[0]
+        # One batch with an infinite or NaN value would be in the average for ever.
+        counts = ops.logical_and(ops.isfinite(found[0]), ops.isfinite(found[1]))
+        low, high = (
+            ops.where(counts, ops.where(known, k * momentum + f * (1 - momentum), f), k)
+            for k, f in zip(kept, found, strict=True)
+        )
         self.input_min.assign(low)
         self.input_max.assign(high)
         return low, high
@@ -100,6 +105,11 @@ class FakeQuantLayer(QuantizedLayer):
         }
 
 
+def expanded(mask: Any, rank: int) -> Any:
+    """A mask of the first axes, with axes of length 1 for the others of `rank`."""
+    return ops.expand_dims(mask, tuple(range(len(mask.shape), rank)))
+
+
 def _range(x: Any) -> tuple[Any, Any]:
     """The least and the greatest value, and 0 in any case."""
     x = ops.stop_gradient(x)
@@ -118,7 +128,7 @@ class FakeQuantDense(FakeQuantLayer, QuantizedDense):
     - Weights: the range is that of the whole kernel; levels = 2**weight_bits - 2.
     - Inputs: the range is a moving average of the batches' ranges, updated in training only, and by
       a frozen layer not at all; levels = 2**input_bits - 1. Before any training there is no range,
-      and inputs are not rounded.
+      and inputs are not rounded. A batch whose range is not finite does not move it.
 
     The bias stays a float.
 

@@ -10,7 +10,7 @@ from keras import ops
 from keras_tl.layers.arguments import fraction, number
 from keras_tl.layers.normalization.moments import masked_moments, moments
 from keras_tl.layers.quantization.base import QuantizedConv2D, QuantizedDense
-from keras_tl.layers.quantization.fake_quant import FakeQuantLayer
+from keras_tl.layers.quantization.fake_quant import FakeQuantLayer, expanded
 from keras_tl.layers.quantization.quantizers import full_precision
 
 __all__ = ["FakeQuantConv2DWithBatchNorm", "FakeQuantDenseWithBatchNorm"]
@@ -83,7 +83,9 @@ class _Folded(FakeQuantLayer):
         if mask is None:
             mean, variance = moments(product, axes)
         else:
-            weights = ops.cast(mask, product.dtype)[..., None]
+            weights = ops.cast(expanded(mask, rank), product.dtype)
+            # A value for each product, so that `masked_moments` counts all that it sums.
+            weights = ops.broadcast_to(weights, (*ops.shape(product)[:-1], 1))
             mean, variance, _ = masked_moments(product, axes, weights)
         return ops.reshape(mean, (-1,)), ops.reshape(variance, (-1,))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_tl.layers.quantization.quantizers import binary
 
@@ -45,7 +46,7 @@ class Sign(keras.layers.Layer):
         self.supports_masking = True
 
     def call(self, inputs: Any) -> Any:
-        return binary(inputs).forward()
+        return binary(ops.cast(inputs, self.compute_dtype)).forward()
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape

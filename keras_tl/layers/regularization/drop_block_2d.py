@@ -69,6 +69,7 @@ class DropBlock2D(keras.layers.Layer):
             )
 
     def call(self, inputs: Any, training: bool = False) -> Any:
+        inputs = ops.cast(inputs, self.compute_dtype)
         if not training or not self.rate:
             return inputs
         last = self.data_format == "channels_last"

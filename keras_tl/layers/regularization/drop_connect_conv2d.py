@@ -105,6 +105,7 @@ class DropConnectConv2D(keras.layers.Conv2D):
         super().build(input_shape)
 
     def call(self, inputs: Any, training: bool = False) -> Any:
+        inputs = ops.cast(inputs, self.compute_dtype)
         kernel = ops.convert_to_tensor(self.kernel)
         shape, rate, seed = tuple(kernel.shape), self.rate, self.seed_generator
         if not training or not rate:

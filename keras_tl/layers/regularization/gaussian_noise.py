@@ -48,6 +48,7 @@ class GaussianNoise(keras.layers.GaussianNoise):
         self.always = always
 
     def call(self, inputs: Any, training: bool = False) -> Any:
+        inputs = ops.cast(inputs, self.compute_dtype)
         if not training and not self.always:
             return inputs
         noise = keras.random.normal(

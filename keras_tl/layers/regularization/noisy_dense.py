@@ -110,25 +110,26 @@ class NoisyDense(keras.layers.Dense):
             )
 
     def call(self, inputs: Any, training: bool = False) -> Any:
+        inputs = ops.cast(inputs, self.compute_dtype)  # observations may be integers
         if not training:
             return super().call(inputs)
-        kernel_noise, bias_noise = self._noise(inputs.shape[-1], inputs.dtype)
+        kernel_noise, bias_noise = self._noise(inputs.shape[-1])
         y = ops.matmul(inputs, self.kernel + self.kernel_sigma * kernel_noise)
         if self.bias is not None:
             y = y + (self.bias + self.bias_sigma * bias_noise)
         return y if self.activation is None else self.activation(y)
 
-    def _noise(self, features: int, dtype: Any) -> tuple[Any, Any]:
+    def _noise(self, features: int) -> tuple[Any, Any]:
         if not self.factorized:
             draws = keras.random.normal(
                 (features + 1, self.units), dtype="float32", seed=self.seed_generator
             )
-            draws = ops.cast(draws, dtype)
+            draws = ops.cast(draws, self.compute_dtype)
             return draws[:-1], draws[-1]
         draws = keras.random.normal(
             (features + self.units,), dtype="float32", seed=self.seed_generator
         )
-        draws = ops.cast(ops.sign(draws) * ops.sqrt(ops.abs(draws)), dtype)
+        draws = ops.cast(ops.sign(draws) * ops.sqrt(ops.abs(draws)), self.compute_dtype)
         return draws[:features, None] * draws[features:], draws[features:]
 
     # `Dense` would save its kernel and bias alone.

@@ -50,6 +50,7 @@ class StochasticDepth(keras.layers.Layer):
         self.supports_masking = True
 
     def call(self, inputs: Any, training: bool = False) -> Any:
+        inputs = ops.cast(inputs, self.compute_dtype)
         if not training or not self.rate:
             return inputs
         samples = ops.shape(inputs)[0] if self.per_sample else 1
