@@ -13,6 +13,10 @@ def blend(x: Any, y: Any, weight: float) -> Any:
     return weight * x + (1 - weight) * y * y
 
 
+# Keras 3.14 does not find on jax what comes of an unknown length that is split in two.
+OLD = tuple(map(int, keras.version().split(".")[:2])) < (3, 15)
+SPLIT = () if OLD and keras.backend.backend() == "jax" else (1,)
+
 CASES = [
     Case("ChannelShuffle", lambda **kw: ChannelShuffle(2, **kw), ((2, 3, 4, 6),), free=(1,)),
     Case(
@@ -40,10 +44,10 @@ CASES = [
         "Rearrange",
         lambda **kw: Rearrange("b (h p) (w q) c -> b (h w) (p q c)", p=2, q=2, **kw),
         ((2, 4, 6, 3),),
-        free=(1,),
+        free=SPLIT,
     ),
     Case(
-        "Reduce", lambda **kw: Reduce("b (t 2) c -> b t c", "mean", **kw), ((2, 6, 3),), free=(1,)
+        "Reduce", lambda **kw: Reduce("b (t 2) c -> b t c", "mean", **kw), ((2, 6, 3),), free=SPLIT
     ),
     Case(
         "EinMix",
