@@ -46,3 +46,21 @@ def test_bad_arguments() -> None:
     for inputs in (one, [one], [one, keras.Input((4, 3))]):
         with pytest.raises(ValueError, match="`CornerPooling2D` takes a list of two maps"):
             CornerPooling2D()(inputs)
+
+
+def test_maps_of_different_shapes_are_refused() -> None:
+    one, other = np.ones((2, 8, 8, 3), "float32"), np.ones((2, 8, 8, 1), "float32")
+    layer = CornerPooling2D()
+    with pytest.raises(ValueError, match=r"of one shape.*Received: .*\(2, 8, 8, 1\)"):
+        layer([one, other])
+    layer = CornerPooling2D()
+    layer([one, one])
+    with pytest.raises(ValueError, match="of one shape"):
+        layer([one, other])
+
+
+def test_integers_are_maps_too() -> None:
+    x = np.random.default_rng(0).integers(-9, 9, (1, 5, 7, 2)).astype("int32")
+    found = ops.convert_to_numpy(CornerPooling2D()([x, x]))
+    assert found.dtype == "float32"
+    np.testing.assert_array_equal(found, corners(x, x, top_left=True))

@@ -193,3 +193,29 @@ def test_bad_shapes(layer: Any) -> None:
 def test_a_negative_number_of_points() -> None:
     with pytest.raises(ValueError, match="`sampling_ratio` must be an integer of at least 0"):
         ROIAlign2D(sampling_ratio=-1)
+
+
+@BOTH
+@pytest.mark.parametrize("images", [1, 5])
+def test_as_many_lists_of_boxes_as_maps(layer: Any, images: int) -> None:
+    given = np.zeros((images, 3, 4), "float32")
+    with pytest.raises(ValueError, match=r"for as many images. Received: shapes \(2, 9, 11, 2\)"):
+        layer(2)(maps(), given)
+    built = layer(2)
+    built(maps(), boxes())
+    with pytest.raises(ValueError, match="for as many images"):
+        built(maps(), given)
+
+
+@pytest.mark.parametrize("layer", [ROIAlign2D(2), ROIAlign2D(2, sampling_ratio=0), ROIPooling2D(2)])
+def test_no_boxes_are_no_bins(layer: Any) -> None:
+    found = run(layer, maps(), np.zeros((2, 0, 4), "float32"))
+    assert found.shape == (2, 0, 2, 2, 2)
+
+
+def test_pooling_keeps_what_is_no_number() -> None:
+    """A pixel that is NaN is not the first of its bin: nothing is larger, and nothing smaller."""
+    x = np.zeros((1, 4, 4, 1), "float32")
+    x[0, 1, 1] = np.nan
+    found = run(ROIPooling2D(2), x, np.array([[[0, 0, 3, 3]]], "float32"))
+    assert np.isnan(found).ravel().tolist() == [True, False, False, False]

@@ -174,3 +174,49 @@ def test_bad_shapes() -> None:
         non_max_suppression(np.zeros((2, 3, 4)), np.zeros((2, 3, 1)))
     with pytest.raises(ValueError, match="`NonMaxSuppression` takes boxes of shape"):
         NonMaxSuppression()(keras.Input((3, 5)), keras.Input((3,)))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "received"),
+    [
+        (((3, 4), (2,)), r"\(3, 4\) and \(2,\)"),
+        (((3, 4), (5,)), r"\(3, 4\) and \(5,\)"),
+        (((3, 4), (3,), (2,)), r"\(3, 4\) and \(3,\) and \(2,\)"),
+        (((3, 5), (3,)), r"\(3, 5\) and \(3,\)"),
+    ],
+)
+def test_each_box_has_a_score_and_a_label(shapes: Any, received: str) -> None:
+    """On no backend is what is missing made up."""
+    arrays = [np.zeros(shape, "float32") for shape in shapes]
+    with pytest.raises(ValueError, match=f"`boxes` must be .* Received: shapes {received}"):
+        non_max_suppression(*arrays)
+    with pytest.raises(ValueError, match="`NonMaxSuppression` takes boxes of shape"):
+        NonMaxSuppression()(*(keras.Input(shape) for shape in shapes))
+    with pytest.raises(ValueError, match="`boxes` must be of shape"):  # a batch of other images
+        non_max_suppression(np.zeros((2, 3, 4)), np.zeros((1, 3)))
+
+
+def test_images_without_boxes_and_no_images() -> None:
+    found = run(non_max_suppression, np.zeros((0, 4)), np.zeros(0), max_detections=3)
+    assert found.dtype == "int32"
+    assert found.tolist() == [-1, -1, -1]
+    empty = np.zeros((2, 0, 4), "float32"), np.zeros((2, 0), "float32"), np.zeros((2, 0), "int32")
+    kept = run(NonMaxSuppression(max_detections=3), *empty)
+    assert kept["boxes"].shape == (2, 3, 4)
+    assert all(np.all(values == -1) for values in kept.values())
+    none = np.zeros((0, 5, 4), "float32"), np.zeros((0, 5), "float32"), np.zeros((0, 5), "int32")
+    kept = run(NonMaxSuppression(max_detections=3), *none)
+    assert [kept[name].shape for name in ("boxes", "labels")] == [(0, 3, 4), (0, 3)]
+    assert run(non_max_suppression, *none[:2], max_detections=3).dtype == "int32"
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="elsewhere a compiled step knows all lengths")
+def test_a_compiled_step_that_learns_late_that_there_are_no_boxes() -> None:
+    import tensorflow as tf
+
+    specs = [tf.TensorSpec((2, None, 4)), tf.TensorSpec((2, None))]
+    function = tf.function(lambda *a: non_max_suppression(*a, max_detections=2), specs)
+    boxes, scores, _ = scene(0)
+    assert function(boxes[:, :0], scores[:, :0]).numpy().tolist() == [[-1, -1], [-1, -1]]
+    wanted = run(non_max_suppression, boxes, scores, max_detections=2)
+    np.testing.assert_array_equal(function(boxes, scores), wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -63,6 +64,13 @@ def test_padding_of_zeros_is_keras_layer() -> None:
     np.testing.assert_array_equal(numpy(found), numpy(keras_layer(x)))
 
 
+def test_padding_with_what_no_pooling_takes() -> None:
+    layer = Padding.from_config(json.loads(json.dumps(Padding((1,), value=-np.inf).get_config())))
+    assert numpy(layer(np.ones((1, 2), "float32"))).ravel().tolist() == [-np.inf, 1, 1, -np.inf]
+    edge = Padding((1,), "edge", value=0.5)(np.ones((1, 2), "int32"))
+    assert numpy(edge).ravel().tolist() == [1, 1, 1, 1]
+
+
 def test_the_largest_paddings() -> None:
     x = np.arange(3, dtype="float32").reshape(1, 3)
     assert numpy(Padding((2,), "reflect")(x)).ravel().tolist() == [2, 1, 0, 1, 2, 1, 0]
@@ -97,6 +105,10 @@ def test_one_input_is_a_list_of_one() -> None:
         (lambda: Padding(((1, 2, 3),)), "`padding`"),
         (lambda: Padding((1,), "wrap"), "`mode`"),
         (lambda: Padding((1,), value="0"), "`value`"),
+        (lambda: Padding((1,), value=float("nan")), "`value`"),
+        (lambda: Padding((1,), value=0.5)(np.ones((1, 3), "int32")), "`value`"),
+        (lambda: Padding((1,), value=0.5)(keras.Input((3,), dtype="int32")), "`value`"),
+        (lambda: Padding((1,), value=-float("inf"))(np.ones((1, 3), "int32")), "`value`"),
         (lambda: Padding((1, 1)).build((None, 3)), "`padding`"),
         (lambda: Padding((3,), "reflect").build((None, 3)), "`padding`"),
         (lambda: Padding((4,), "symmetric").build((None, 3)), "`padding`"),

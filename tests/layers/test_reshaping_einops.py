@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import einops
 import keras
@@ -199,3 +200,19 @@ def test_what_is_wrong_is_said(make: object, fault: str) -> None:
     with pytest.raises(ValueError, match=r"Received: ") as error:
         make()  # type: ignore[operator]
     assert fault in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "axis"),
+    [
+        (lambda: EinMix("b c -> b activation", "c activation", c=2), "activation"),
+        (lambda: EinMix("b pattern -> b c", "pattern c", c=2), "pattern"),
+        (lambda: Reduce("b reduction -> b", "max"), "reduction"),
+        (lambda: Rearrange("b name -> name b"), "name"),
+    ],
+)
+def test_an_axis_may_not_be_named_as_an_argument(make: Callable[[], object], axis: str) -> None:
+    """Its length could not be given."""
+    with pytest.raises(ValueError, match=f"`pattern` may not .* argument, '{axis}'"):
+        make()
+    Rearrange("b reduction -> reduction b", reduction=2)  # an argument of another layer

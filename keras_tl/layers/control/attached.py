@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-__all__ = ["assign", "read"]
+__all__ = ["array_of", "assign", "in_range", "read"]
 
 
 def assign(variables: Mapping[str, keras.Variable], values: Mapping[str, Any]) -> None:
@@ -27,13 +27,17 @@ def assign(variables: Mapping[str, keras.Variable], values: Mapping[str, Any]) -
                 f"Received: {name}={value!r}"
             )
         variable = variables[name]
-        array = np.asarray(value if _plain(value) else keras.ops.convert_to_numpy(value))
+        array = array_of(value if _plain(value) else keras.ops.convert_to_numpy(value))
         kind, wanted = array.dtype.kind, keras.backend.standardize_dtype(variable.dtype)
         fits = kind in ("b" if wanted == "bool" else "iu" if "int" in wanted else "fiu")
         if array.shape != tuple(variable.shape) or not fits:
             raise ValueError(
                 f"`{name}` must be {wanted} of shape {tuple(variable.shape)}. "
                 f"Received: {name}={value!r}"
+            )
+        if not in_range(array, wanted):
+            raise ValueError(
+                f"`{name}` must be integers that {wanted} has. Received: {name}={value!r}"
             )
         new.append((variable, array))
     _attach(variables.values())
@@ -46,6 +50,22 @@ def read(variables: Mapping[str, keras.Variable]) -> dict[str, np.ndarray]:
     _attach(variables.values())
     # A copy: on some backends this is the variable's own buffer.
     return {name: np.array(keras.ops.convert_to_numpy(v)) for name, v in variables.items()}
+
+
+def array_of(value: Any) -> np.ndarray:
+    """A value as an array: of objects, if it is a ragged list."""
+    try:
+        return np.asarray(value)
+    except ValueError:
+        return np.asarray(None)
+
+
+def in_range(array: np.ndarray, dtype: str) -> bool:
+    """Whether integers stay as they are in an integer type; any other type takes them."""
+    if array.dtype.kind not in "iu" or "int" not in dtype or not array.size:
+        return True
+    limits = np.iinfo(dtype)
+    return limits.min <= int(array.min()) and int(array.max()) <= limits.max
 
 
 def _plain(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -35,7 +36,8 @@ class Control(FunctionLayer):
             calls before this one; each control variable comes as a tensor by its name, a float in
             the compute dtype.
         controls: initial values by name: numbers, bools or nested lists of them. Integers are kept
-            as int32.
+            as int32. They are the arguments of `fn` after the first two, all of those that have no
+            default.
         **kwargs: as for every layer, `name` and `dtype`.
 
     Input shape: any that `fn` takes.
@@ -49,7 +51,8 @@ class Control(FunctionLayer):
     of the input is passed on.
 
     Raises:
-        ValueError: if `fn` is not registered, or a name is `step` or no identifier.
+        ValueError: if `fn` is not registered or does not take the controls, a name is `step` or no
+            identifier, or a value is none or too large for its type.
 
     Example:
 
@@ -81,14 +84,25 @@ class Control(FunctionLayer):
                     f"Received: controls={dict(self.controls)!r}"
                 )
             self._named[name] = self._control(name, value)
+        try:
+            inspect.signature(fn).bind(None, step=0, **self.controls)
+        except TypeError as error:
+            raise ValueError(
+                "`controls` must be what `fn` takes beside its inputs and the `step`. "
+                f"Received: controls={self.controls!r}, fn={fn!r}, of which: {error}"
+            ) from None
 
     def _control(self, name: str, value: Any) -> keras.Variable:
-        array = np.asarray(value)
+        array = attached.array_of(value)
         dtypes = {"b": "bool", "i": "int32", "f": None}
         if array.dtype.kind not in dtypes:
             raise ValueError(
                 "`controls` must hold numbers, bools or nested lists of them. "
                 f"Received: {name}={value!r}"
+            )
+        if not attached.in_range(array, "int32"):
+            raise ValueError(
+                f"`controls` must hold integers that int32 has. Received: {name}={value!r}"
             )
         return self.add_weight(
             shape=array.shape,
@@ -124,4 +138,5 @@ class Control(FunctionLayer):
         return outputs
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "controls": dict(self.controls)}
+        controls = {name: np.asarray(value).tolist() for name, value in self.controls.items()}
+        return {**super().get_config(), "controls": controls}

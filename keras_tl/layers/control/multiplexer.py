@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_tl.layers import arguments
@@ -117,6 +118,11 @@ class Multiplexer(keras.layers.Layer):
                 f"Received: {', '.join(map(str, specs))} for inputs of {inputs_shape}"
             )
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(kwargs.get("index"), np.integer):  # Keras would make it a tensor
+            kwargs["index"] = int(kwargs["index"])
+        return super().__call__(*args, **kwargs)
+
     def call(
         self, inputs: Any, index: Any = None, training: bool | None = None, mask: Any = None
     ) -> Any:
@@ -180,7 +186,9 @@ class Multiplexer(keras.layers.Layer):
     def compute_output_shape(self, inputs_shape: Any, index_shape: Any = None) -> Any:
         return self.layers[0].compute_output_shape(inputs_shape)
 
-    def compute_output_spec(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def compute_output_spec(self, inputs: Any, index: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(index, int):
+            self._checked("index", index)
         return self.layers[0].compute_output_spec(inputs)
 
     def get_config(self) -> dict[str, Any]:

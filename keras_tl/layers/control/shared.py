@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +47,7 @@ class Shared:
 
     def __init__(self) -> None:
         self.layers: dict[str, keras.layers.Layer] = {}
+        self._recipes: dict[str, dict[str, Any]] = {}
 
     def __call__(
         self, name: str, make: Callable[..., keras.layers.Layer], *args: Any, **kwargs: Any
@@ -61,17 +63,67 @@ class Shared:
         if not isinstance(name, str) or not name:
             raise ValueError(f"`name` must be a string that is not empty. Received: name={name!r}")
         layer = make(*args, name=name, **kwargs)
-        known = self.layers.setdefault(name, layer)
+        new = _recipe(layer)
+        if name not in self.layers:
+            self.layers[name], self._recipes[name] = layer, new
+        known = self.layers[name]
         if type(known) is not type(layer):
             raise ValueError(
                 f"`{name}` is shared by layers of one class, {type(known).__name__}. "
                 f"Received: {type(layer).__name__}"
             )
-        old, new = known.get_config(), layer.get_config()
-        if differing := [key for key in old if old[key] != new[key]]:
+        # As it was made: some layers put other values in their arguments' place when built.
+        old = self._recipes[name]
+        if differing := [key for key in {**old, **new} if old.get(key) != new.get(key)]:
             raise ValueError(
                 f"`{name}` is shared: it must be asked for with the arguments that it was made "
                 "with. Received: "
-                + ", ".join(f"{key}={new[key]!r}, not {old[key]!r}" for key in differing)
+                + ", ".join(f"{key}={new.get(key)!r}, not {old.get(key)!r}" for key in differing)
             )
         return known
+
+
+def _recipe(layer: keras.layers.Layer) -> dict[str, Any]:
+    """A layer's config, without the data of building and the names that Keras gave inner layers.
+
+    Two layers of one recipe have inner layers `dense` and `dense_1`: both become `(Dense 0)`.
+    """
+    names: dict[str, str] = {}
+
+    def look(value: Any) -> None:
+        if isinstance(value, dict):
+            kind, config = value.get("class_name"), value.get("config")
+            name = config.get("name") if isinstance(config, dict) else None
+            if isinstance(kind, str) and isinstance(name, str) and _generated(name, kind):
+                names.setdefault(name, f"({kind} {len(names)})")
+            value = list(value.values())
+        if isinstance(value, list | tuple):
+            for item in value:
+                look(item)
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            kept = {
+                k: v for k, v in value.items() if k not in ("build_config", "build_input_shape")
+            }
+            return {k: _renamed(v, names) if k == "name" else plain(v) for k, v in kept.items()}
+        if isinstance(value, list | tuple):
+            # A model refers to a layer's output by [name, node, tensor].
+            if [type(item) for item in value] == [str, int, int]:
+                return [_renamed(value[0], names), *value[1:]]
+            return [plain(item) for item in value]
+        return value
+
+    config = layer.get_config()
+    look(config)
+    return plain(config)
+
+
+def _generated(name: str, kind: str) -> bool:
+    """Whether a name is the class's in snake case, numbered; Bidirectional puts a word before."""
+    bare = re.sub(r"^(forward_|backward_)|_\d+$", "", name)
+    return bare.replace("_", "") == kind.replace("_", "").lower()
+
+
+def _renamed(name: Any, names: dict[str, str]) -> Any:
+    return names.get(name, name) if isinstance(name, str) else name

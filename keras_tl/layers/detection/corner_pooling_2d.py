@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_tl.layers import arguments
+from keras_tl.layers.detection import regions
 
 
 @keras.saving.register_keras_serializable(package="keras_tl")
@@ -27,10 +28,10 @@ class CornerPooling2D(keras.layers.Layer):
 
     Input shape:
         A list of two maps, [vertical, horizontal], each `(batch, height, width, channels)`, or
-        with channels first. Height and width are known.
+        with channels first. Both are of one shape, and height and width are known.
 
     Output shape:
-        That of one map.
+        That of one map. Integers are computed in the layer's compute dtype.
 
     Raises:
         ValueError: If an argument is not as described.
@@ -55,23 +56,28 @@ class CornerPooling2D(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         shapes = [tuple(shape) for shape in input_shape if not isinstance(shape, int | None)]
-        if len(shapes) != 2 or len(shapes[0]) != 4 or len(shapes[1]) != 4:
-            raise ValueError(
-                "`CornerPooling2D` takes a list of two maps of 4 axes, for the vertical and the "
-                f"horizontal maximum. Received: input shapes {input_shape}"
-            )
+        self._check(shapes)
         for axis, name in zip(self._axes, ("height", "width"), strict=True):
             for shape in shapes:
                 arguments.static(self, shape, axis, name)
+
+    def _check(self, shapes: Any) -> None:
+        if len(shapes) != 2 or len(shapes[0]) != 4 or not regions.agree(*shapes):
+            raise ValueError(
+                "`CornerPooling2D` takes a list of two maps of 4 axes and of one shape, for the "
+                f"vertical and the horizontal maximum. Received: input shapes {shapes}"
+            )
 
     @property
     def _axes(self) -> tuple[int, int]:
         return (1, 2) if self.data_format == "channels_last" else (2, 3)
 
     def call(self, inputs: Any) -> Any:
+        self._check([tuple(x.shape) for x in inputs])
         backwards = self.corner == "top_left"
         vertical, horizontal = (
-            _running_maximum(x, axis, backwards) for x, axis in zip(inputs, self._axes, strict=True)
+            _running_maximum(ops.cast(x, self.compute_dtype), axis, backwards)
+            for x, axis in zip(inputs, self._axes, strict=True)
         )
         return vertical + horizontal
 

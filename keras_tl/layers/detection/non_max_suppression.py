@@ -56,11 +56,10 @@ def non_max_suppression(
     source = regions.box_format(bounding_box_format)
     boxes, scores = ops.convert_to_tensor(boxes), ops.cast(scores, "float32")
     labels = None if labels is None else ops.convert_to_tensor(labels)
-    if len(boxes.shape) not in (2, 3) or len(scores.shape) != len(boxes.shape) - 1:
+    if fault := _fault((2, 3), boxes, scores, labels):
         raise ValueError(
-            "`boxes` must be of shape (batch, boxes, 4) with `scores` of (batch, boxes), or "
-            "(boxes, 4) with (boxes,). Received: shapes "
-            f"{tuple(boxes.shape)} and {tuple(scores.shape)}"
+            "`boxes` must be of shape (batch, boxes, 4) with `scores` and `labels` of (batch, "
+            f"boxes), or (boxes, 4) with (boxes,). {fault}"
         )
     single = len(boxes.shape) == 2
     if single:
@@ -82,14 +81,28 @@ def _limits(
     return threshold, count, arguments.number("score_threshold", score_threshold)
 
 
+def _fault(ranks: tuple[int, ...], boxes: Any, scores: Any, labels: Any) -> str | None:
+    """What was received, if the tensors do not belong together."""
+    shapes = [tuple(x.shape) for x in (boxes, scores, labels) if x is not None]
+    known = len(shapes[0]) in ranks and shapes[0][-1] in (4, None)
+    if known and regions.agree(shapes[0][:-1], *shapes[1:]):
+        return None
+    return f"Received: shapes {' and '.join(map(str, shapes))}"
+
+
 def _greedy(
     boxes: Any, scores: Any, labels: Any, threshold: float, count: int, least: float, source: str
 ) -> Any:
+    if scores.shape[0] == 0:  # no images: there is no least value of them either
+        return ops.full((0, count), -1, "int32")
     boxes, scores = ops.stop_gradient(boxes), ops.stop_gradient(scores)
     # IoU is the same in an image of any size; Keras adds a constant to areas, so not a tiny one.
     boxes = keras.utils.bounding_boxes.convert_format(
         boxes, source=source, target="yxyx", height=1024, width=1024
     )
+    # Of no boxes there is no least one: one that is never chosen takes its place.
+    boxes, scores = _some(boxes), _some(scores, -float("inf"))
+    labels = None if labels is None else _some(labels)
     number = ops.shape(scores)[1]
     order = ops.argsort(-scores, axis=1)
     scores = ops.take_along_axis(scores, order, axis=1)
@@ -116,6 +129,13 @@ def _greedy(
     _, _, chosen = ops.while_loop(lambda step, *_: step < count, choose, state)
     indices = ops.take_along_axis(order, ops.minimum(chosen, number - 1), axis=1)
     return ops.where(chosen < number, ops.cast(indices, "int32"), -1)
+
+
+def _some(x: Any, value: float = 0) -> Any:
+    """(batch, boxes, ...) with one more place, where there may be no boxes."""
+    if x.shape[1] not in (0, None):
+        return x
+    return ops.pad(x, [[0, int(axis == 1)] for axis in range(len(x.shape))], constant_values=value)
 
 
 def _pick(boxes: Any, indices: Any) -> Any:
@@ -173,10 +193,12 @@ class NonMaxSuppression(keras.layers.Layer):
         self.bounding_box_format = regions.box_format(bounding_box_format)
 
     def build(self, boxes_shape: Any, scores_shape: Any, labels_shape: Any = None) -> None:
-        if len(boxes_shape) != 3 or boxes_shape[-1] not in (4, None) or len(scores_shape) != 2:
+        given = (boxes_shape, scores_shape, labels_shape)
+        tensors = [None if shape is None else keras.KerasTensor(shape) for shape in given]
+        if fault := _fault((3,), *tensors):
             raise ValueError(
-                "`NonMaxSuppression` takes boxes of shape (batch, boxes, 4) and scores of (batch, "
-                f"boxes). Received: shapes {tuple(boxes_shape)} and {tuple(scores_shape)}"
+                "`NonMaxSuppression` takes boxes of shape (batch, boxes, 4), and scores and labels "
+                f"of (batch, boxes). {fault}"
             )
 
     def call(self, boxes: Any, scores: Any, labels: Any = None) -> dict[str, Any]:
@@ -190,10 +212,11 @@ class NonMaxSuppression(keras.layers.Layer):
             self.bounding_box_format,
         )
         kept, known = indices >= 0, ops.maximum(indices, 0)
-        found = {"boxes": ops.where(kept[..., None], _pick(boxes, known), -1)}
+        found = {"boxes": ops.where(kept[..., None], _pick(_some(boxes), known), -1)}
         for name, values in (("scores", scores), ("labels", labels)):
             if values is not None:
-                found[name] = ops.where(kept, ops.take_along_axis(values, known, axis=1), -1)
+                values = ops.take_along_axis(_some(values), known, axis=1)
+                found[name] = ops.where(kept, values, -1)
         return {**found, "indices": indices}
 
     def compute_output_shape(

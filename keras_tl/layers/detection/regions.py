@@ -31,11 +31,20 @@ def spatial_scale(value: Any, bounding_box_format: str) -> float:
     return scale
 
 
+def agree(*shapes: Any) -> bool:
+    """Whether shapes have equally many axes, and equal lengths where those are known."""
+    if len({len(shape) for shape in shapes}) > 1:
+        return False
+    return all(len(set(lengths) - {None}) <= 1 for lengths in zip(*shapes, strict=True))
+
+
 def check_shapes(layer: Any, inputs_shape: Any, boxes_shape: Any) -> None:
-    if len(inputs_shape) != 4 or len(boxes_shape) != 3 or boxes_shape[-1] not in (4, None):
+    fits = len(inputs_shape) == 4 and len(boxes_shape) == 3 and boxes_shape[-1] in (4, None)
+    if not fits or not agree(inputs_shape[:1], boxes_shape[:1]):
         raise ValueError(
             f"`{type(layer).__name__}` takes feature maps of 4 axes and boxes of shape "
-            f"(batch, boxes, 4). Received: shapes {tuple(inputs_shape)} and {tuple(boxes_shape)}"
+            "(batch, boxes, 4), for as many images. Received: shapes "
+            f"{tuple(inputs_shape)} and {tuple(boxes_shape)}"
         )
 
 

@@ -78,6 +78,7 @@ class ROIAlign2D(keras.layers.Layer):
         regions.check_shapes(self, inputs_shape, boxes_shape)
 
     def call(self, inputs: Any, boxes: Any) -> Any:
+        regions.check_shapes(self, inputs.shape, boxes.shape)
         features = regions.channels_last(self, inputs)
         _, height, width, _ = ops.shape(features)
         box, real = regions.corners(self, boxes, height, width)
@@ -136,7 +137,7 @@ class _Points:
         until = ops.floor((self.length - self.begin) / self.spacing + 0.5)
         self.first = ops.clip(before, 0.0, self.count)
         inside = ops.clip(until, 0.0, self.count) - self.first
-        self.steps = ops.cast(ops.maximum(ops.max(inside), 1.0), "int32")
+        self.steps = ops.cast(ops.max(inside, initial=1.0), "int32")
 
     def neighbours(self, step: Any) -> list[tuple[Any, Any]]:
         """The two pixels around a point of each bin, and their shares of the bin's mean."""

@@ -72,6 +72,7 @@ class ROIPooling2D(keras.layers.Layer):
         regions.check_shapes(self, inputs_shape, boxes_shape)
 
     def call(self, inputs: Any, boxes: Any) -> Any:
+        regions.check_shapes(self, inputs.shape, boxes.shape)
         features = regions.channels_last(self, inputs)
         batch, height, width, channels = ops.shape(features)
         box, real = regions.corners(self, boxes, height, width)
@@ -84,7 +85,7 @@ class ROIPooling2D(keras.layers.Layer):
         # whose gradient is one scatter. So the bins are all the memory that it takes.
         flat = ops.reshape(features, (batch * height * width, channels))
         values = ops.stop_gradient(flat)
-        most = ops.maximum(ops.max(columns), 1)
+        most = ops.max(columns, initial=1)
 
         def pixel(step: Any) -> Any:
             """A pixel of each bin; bins that have no more look at their last one again."""
@@ -95,12 +96,12 @@ class ROIPooling2D(keras.layers.Layer):
         def compare(step: Any, largest: Any, where: Any) -> Any:
             here = pixel(step)
             value = ops.take(values, here[:, 0], axis=0)
-            larger = value > largest
+            larger = (value > largest) | (value != value)  # NaN stays
             return step + 1, ops.where(larger, value, largest), ops.where(larger, here, where)
 
         where = pixel(ops.zeros((), "int32")) + ops.zeros((1, channels), "int32")
         state = (ops.ones((), "int32"), ops.take(values, where[:, 0], axis=0), where)
-        steps = ops.max(rows) * most
+        steps = ops.max(rows, initial=0) * most
         _, _, where = ops.while_loop(lambda step, *_: step < steps, compare, state)
         where = where * channels + ops.arange(channels, dtype="int32")
         largest = ops.take(ops.reshape(flat, (-1,)), where)

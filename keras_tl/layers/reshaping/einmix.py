@@ -67,7 +67,7 @@ class EinMix(keras.layers.Layer):
         bias_constraint: Any = None,
         **kwargs: Any,
     ) -> None:
-        axes_lengths, kwargs = notation.split_kwargs(pattern, kwargs)
+        axes_lengths, kwargs = notation.split_kwargs(type(self), pattern, kwargs)
         super().__init__(**kwargs)
         self.pattern = pattern
         self.weight_shape = weight_shape

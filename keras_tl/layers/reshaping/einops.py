@@ -19,7 +19,7 @@ class _Pattern(keras.layers.Layer):
     """A layer of a pattern and of the lengths of its axes."""
 
     def __init__(self, pattern: str, **kwargs: Any) -> None:
-        axes_lengths, kwargs = notation.split_kwargs(pattern, kwargs)
+        axes_lengths, kwargs = notation.split_kwargs(type(self), pattern, kwargs)
         super().__init__(**kwargs)
         self.pattern = pattern
         self.axes_lengths = axes_lengths

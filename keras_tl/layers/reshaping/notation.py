@@ -180,9 +180,14 @@ def probed(pattern: Pattern, x: Any) -> Any:
     return x
 
 
-def split_kwargs(text: Any, kwargs: dict[str, Any]) -> tuple[dict[str, int], dict[str, Any]]:
+def split_kwargs(
+    layer: type[keras.layers.Layer], text: Any, kwargs: dict[str, Any]
+) -> tuple[dict[str, int], dict[str, Any]]:
     """The lengths of axes among keyword arguments, and those that every layer has."""
-    taken = set(inspect.signature(keras.layers.Layer.__init__).parameters) - {"self", "kwargs"}
+    bases = [base for base in layer.__mro__ if issubclass(base, keras.layers.Layer)]
+    inits = [vars(base)["__init__"] for base in bases if "__init__" in vars(base)]
+    taken = {name for init in inits for name in inspect.signature(init).parameters}
+    taken -= {"self", "kwargs"}
     if both := sorted(taken & set(re.findall(r"\w+", str(text)))):
         raise _error(text, f"may not have an axis of the name of a layer's argument, {both[0]!r}")
     lengths = {name: n for name, n in kwargs.items() if name not in taken}

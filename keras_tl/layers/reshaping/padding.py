@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +28,8 @@ class Padding(keras.layers.Layer):
             both. For images: `((2, 2), (2, 2), 0)`.
         mode: `"constant"`; `"edge"`, which repeats the first and last value; `"reflect"`, which
             mirrors without them; `"symmetric"`, which mirrors with them.
-        value: what `"constant"` pads with.
+        value: what `"constant"` pads with: a number, which may be infinite; a whole one for inputs
+            of integers.
         **kwargs: as for every layer, `name` and `dtype`.
 
     Input shape: (batch, ...). A padded axis must be longer than what `"reflect"` adds on a side,
@@ -36,7 +38,8 @@ class Padding(keras.layers.Layer):
     Output shape: the same, each axis longer by its padding.
 
     Raises:
-        ValueError: if `padding` does not have an entry for each axis, or an axis is too short.
+        ValueError: if `padding` does not have an entry for each axis, an axis is too short, or
+            `value` is none that the inputs can have.
 
     Example:
 
@@ -63,7 +66,8 @@ class Padding(keras.layers.Layer):
             )
         self.padding = tuple(arguments.tuple_of("padding", p, 2, 0) for p in padding)
         self.mode = arguments.choice("mode", mode, _MODES)
-        self.value = arguments.number("value", value)
+        infinite = isinstance(value, float) and math.isinf(value)
+        self.value = value if infinite else arguments.number("value", value)
         self.supports_masking = not (self.padding and any(self.padding[0]))  # else it would not fit
 
     def _check(self, shape: Any) -> None:
@@ -81,11 +85,20 @@ class Padding(keras.layers.Layer):
                     f"Received: padding={self.padding}, input shape {tuple(shape)}"
                 )
 
+    def _check_value(self, dtype: Any) -> None:
+        whole = self.value.is_integer() or self.mode != "constant"
+        if not whole and not keras.backend.is_float_dtype(dtype):
+            raise ValueError(
+                "`value` must be a whole number to pad integers with. "
+                f"Received: value={self.value}, inputs of {keras.backend.standardize_dtype(dtype)}"
+            )
+
     def build(self, input_shape: Any) -> None:
         self._check(input_shape)
 
     def call(self, inputs: Any) -> Any:
         self._check(inputs.shape)
+        self._check_value(inputs.dtype)
         if self.mode == "constant":
             floats = keras.backend.is_float_dtype(inputs.dtype)
             value = self.value if floats else int(self.value)
@@ -121,6 +134,7 @@ class Padding(keras.layers.Layer):
         return (batch, *padded)
 
     def compute_output_spec(self, inputs: Any) -> Any:
+        self._check_value(inputs.dtype)
         return keras.KerasTensor(self.compute_output_shape(inputs.shape), inputs.dtype)
 
     def get_config(self) -> dict[str, Any]:
