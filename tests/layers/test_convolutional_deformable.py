@@ -147,6 +147,17 @@ def test_nan_offsets_give_nan() -> None:
     ).all()
 
 
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "float16"])
+def test_given_offsets_are_not_of_half_precision(dtype: str) -> None:
+    # A way of 100.25 pixels is one of 100 in bfloat16, and 1000.25 is 1000 in half precision.
+    x = (np.arange(1024, dtype="float32") % 2).reshape(1, 1, 1024, 1)
+    offsets = np.zeros((1, 1, 1024, 2), "float32")
+    offsets[0, 0, 0, 1] = 1000.25 if dtype == "float16" else 100.25
+    layer = DeformableConv2D(1, 1, kernel_initializer="ones", modulated=True, dtype=dtype)
+    modulation = np.ones((1, 1, 1024, 1), "float32")
+    assert compiled(layer, x, offsets, modulation)[0, 0, 0, 0] == 0.25
+
+
 @pytest.mark.parametrize("modulated", [False, True])
 def test_the_offsets_convolution_has_the_gradient_of_differences(modulated: bool) -> None:
     layer = DeformableConv2D(3, 2, modulated=modulated)
@@ -188,6 +199,12 @@ def test_what_is_wrong_is_refused() -> None:
         DeformableConv2D(2, 1)(x, offsets[..., :1])
     with pytest.raises(ValueError, match=r"`offsets` must have the shape \(1, 2, 2, 2\)"):
         DeformableConv2D(2, 1, strides=2)(x, offsets)
+    layer = DeformableConv2D(2, 1, modulated=True)
+    layer.build((None, None, None, 3), (None, None, None, 2), (None, None, None, 1))
+    with pytest.raises(ValueError, match=r"`offsets` must have the shape \(1, 4, 4, 2\)"):
+        layer(x, offsets[:, :3], offsets[..., :1])
+    with pytest.raises(ValueError, match=r"`modulation` must have the shape \(1, 4, 4, 1\)"):
+        layer(x, offsets, offsets[:, :3, :, :1])
     with pytest.raises(ValueError, match="`offsets` must be given in all calls or in none"):
         (layer := DeformableConv2D(2, 1))(x)
         layer(x, offsets)

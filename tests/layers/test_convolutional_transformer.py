@@ -80,6 +80,17 @@ def test_transforms_are_those_of_onnx(align_corners: bool, fill_mode: str) -> No
     np.testing.assert_allclose(compiled(layer, images, theta), wanted, atol=2e-5)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (3, 1)])
+def test_a_single_pixel_between_corners_is_the_centre(size: tuple[int, int]) -> None:
+    # As `affine_grid` and `grid_sample` of torch; ONNX' `AffineGrid` divides by zero there.
+    images = np.arange(15, dtype="float32").reshape(1, 3, 5, 1)
+    theta = np.eye(2, 3, dtype="float32")[None]
+    layer = SpatialTransformer2D(size, use_head=False, align_corners=True)
+    wanted = images[:, 1:2] if size[0] == 1 else images
+    wanted = wanted[:, :, 2:3] if size[1] == 1 else wanted
+    np.testing.assert_array_equal(compiled(layer, images, theta), wanted)
+
+
 def test_the_head_makes_theta_of_features() -> None:
     images, features = normal(2, 6, 5, 2), normal(2, 4)
     head = SpatialTransformer2D((3, 3), transforms=2)
@@ -110,3 +121,8 @@ def test_what_is_wrong_is_refused() -> None:
         SpatialTransformer2D()(images, np.ones((1, 2, 3)))
     with pytest.raises(ValueError, match=r"theta .* must have the shape \('batch', 2, 2, 3\)"):
         SpatialTransformer2D(use_head=False, transforms=2)(images, np.ones((1, 2, 3)))
+    layer = SpatialTransformer2D(use_head=False)
+    for _ in range(2):  # also when it is built
+        with pytest.raises(ValueError, match=r"one batch size.*Received: shapes \(1, 4"):
+            layer(images, np.ones((2, 2, 3)))
+        layer.build((None, 4, 4, 1), (None, 2, 3))

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from harness import BACKEND, numpy
+from harness import BACKEND, numpy, with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -85,6 +85,34 @@ def test_what_is_masked_does_not_count(cls: Any) -> None:
     np.testing.assert_allclose(found[:, :3], wanted, rtol=1e-4, atol=1e-5)
     nothing = keras.ops.zeros(x.shape[:2], "bool")
     assert np.all(np.isfinite(out(cls(), x, mask=nothing, **kwargs)))
+
+
+@pytest.mark.parametrize("hidden", [np.nan, np.inf, 3e38])
+@pytest.mark.parametrize("cls", ALL)
+def test_what_is_masked_may_be_anything(cls: Any, hidden: float) -> None:
+    x = X[:, :, 0].copy()
+    mask = np.ones(x.shape[:2], "bool")
+    mask[:, 3:] = False
+    layer = weighted(cls(), x)
+    kwargs = {"training": True} if cls is SwitchNormalization else {}
+
+    def seen(primals: Any) -> list[Any]:
+        weights = [[w.value for w in layer.trainable_variables]]
+        weights.append([w.value for w in layer.non_trainable_variables])
+        found, _ = layer.stateless_call(
+            *weights, primals[0], mask=keras.ops.convert_to_tensor(mask), **kwargs
+        )
+        return [found[:, :3]]
+
+    def evaluated(value: float) -> tuple[np.ndarray, np.ndarray]:
+        x[:, 3:] = value
+        (outs,), _, (gradient,) = with_gradients(seen, seed=0)([x])
+        return outs, gradient
+
+    wanted = evaluated(0.0)
+    for found, one in zip(evaluated(hidden), wanted, strict=True):
+        np.testing.assert_allclose(found[:, :3], one[:, :3], rtol=1e-4, atol=1e-5)
+        assert np.all(np.isfinite(found))
 
 
 def test_masked_batch_statistics_weigh_samples_by_their_length() -> None:

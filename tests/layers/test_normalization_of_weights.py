@@ -174,6 +174,24 @@ def test_it_takes_what_keras_takes(tmp_path: Path) -> None:
 # ---- both
 
 
+@pytest.mark.parametrize("value", [0.0, 1e-4, 100.0])
+@pytest.mark.parametrize("cls", WRAPPERS)
+def test_a_kernel_of_half_precision(cls: Any, value: float) -> None:
+    """Whose squares vanish or overflow in its own dtype."""
+    constant = keras.initializers.Constant(value)
+    dense = keras.layers.Dense(300, use_bias=False, kernel_initializer=constant, dtype="float16")
+    layer = cls(dense, dtype="float16")
+    layer.build((None, 400))
+    kernel = numpy(layer.layer.kernel)
+    norm = np.sqrt(400.0 * 300.0) * value if cls is SpectralNormalization and value else 1.0
+    for training in (False, True):
+        found = numpy(layer.effective_kernel(training))
+        np.testing.assert_allclose(found, kernel / norm, rtol=3e-3)
+    y = layer(keras.ops.ones((1, 400), "float16"))
+    assert keras.backend.standardize_dtype(y.dtype) == "float16"
+    np.testing.assert_allclose(numpy(y), 400 * value / norm, rtol=5e-3)
+
+
 @pytest.mark.parametrize("cls", WRAPPERS)
 def test_state_seeds_and_losses_of_the_layer_come_through_a_compiled_fit(cls: Any) -> None:
     block = KernelBlock(3, activity_regularizer=keras.regularizers.L2(0.5))

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 from keras import ops
+from keras.src.backend.common.symbolic_scope import in_symbolic_scope  # nothing public tells it
 
 from keras_tl.layers import arguments
 from keras_tl.layers.convolutional.sampling import bilinear
@@ -79,7 +80,8 @@ class DeformableConv2D(keras.layers.Conv2D):
         offset_groups: int = 1,
         **kwargs: Any,
     ) -> None:
-        super().__init__(filters, kernel_size, *args, **kwargs)
+        # Inputs are cast in `call`, as half precision is too little for offsets.
+        super().__init__(filters, kernel_size, *args, autocast=False, **kwargs)
         self.modulated = bool(modulated)
         self.offset_groups = arguments.integer("offset_groups", offset_groups)
         self.offset_conv: Any = None
@@ -111,10 +113,13 @@ class DeformableConv2D(keras.layers.Conv2D):
                 name="offset_conv",
             )
             self.offset_conv.build(self._last(images_shape))
-        out = self._last(super().compute_output_shape(images_shape))[:-1]
-        self._check("offsets", offsets_shape, (*out, 2 * self._points))
-        self._check("modulation", modulation_shape, (*out, self._points))
+        self._check_all(images_shape, offsets_shape, modulation_shape)
         super().build(images_shape)
+
+    def _check_all(self, images: Shape, offsets: Shape | None, modulation: Shape | None) -> None:
+        out = self._last(super().compute_output_shape(images))[:-1]
+        self._check("offsets", offsets, (*out, 2 * self._points))
+        self._check("modulation", modulation, (*out, self._points))
 
     def _check(self, name: str, shape: Shape | None, wanted: Shape) -> None:
         if shape is None:
@@ -138,6 +143,11 @@ class DeformableConv2D(keras.layers.Conv2D):
                 "`modulation` must be given if, and only if, offsets are given and the layer is "
                 f"modulated. Received: modulation={modulation} with modulated={self.modulated}"
             )
+        # `build` may not have known the sizes; for None jax and torch get made-up ones at first.
+        if given and not in_symbolic_scope():
+            extra = None if modulation is None else tuple(modulation.shape)
+            self._check_all(tuple(images.shape), tuple(offsets.shape), extra)
+        images = ops.cast(images, self.compute_dtype)
         first = self.data_format == "channels_first"
         if first:
             images = ops.transpose(images, (0, 2, 3, 1))
@@ -176,7 +186,8 @@ class DeformableConv2D(keras.layers.Conv2D):
             ops.reshape(x, (-1, 1)) + moved[..., 1],
         )
         if modulation is not None:
-            factor = ops.reshape(modulation, (-1, size[0] * size[1], groups, taps))
+            factor = ops.cast(modulation, self.compute_dtype)
+            factor = ops.reshape(factor, (-1, size[0] * size[1], groups, taps))
             factor = ops.transpose(factor, (0, 1, 3, 2))
             factor = ops.reshape(factor, (-1, size[0] * size[1] * taps, groups, 1))
             samples = samples * factor

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 from keras import ops
+from keras.src.backend.common.symbolic_scope import in_symbolic_scope  # nothing public tells it
 
 from keras_tl.layers import arguments
 from keras_tl.layers.convolutional.sampling import bilinear
@@ -53,7 +54,8 @@ class SpatialTransformer2D(keras.layers.Layer):
         `(batch, transforms, height, width, channels)`; or channels first.
 
     Raises:
-        ValueError: if an argument is wrong, or the second input is of a wrong shape.
+        ValueError: if an argument is wrong, or the second input is of a wrong shape, or of
+            another batch size than the images.
 
     >>> import keras
     >>> from keras_tl.layers import SpatialTransformer2D
@@ -96,6 +98,7 @@ class SpatialTransformer2D(keras.layers.Layer):
 
     def build(self, images_shape: Shape, transform_shape: Shape) -> None:
         arguments.static(self, images_shape, 3 if self._last else 1, "channels")
+        self._check_batch(images_shape, transform_shape)
         if self.use_head:
             if len(transform_shape) != 2 or transform_shape[-1] is None:
                 raise ValueError(
@@ -123,11 +126,21 @@ class SpatialTransformer2D(keras.layers.Layer):
                 f"Received: shape {tuple(transform_shape)}"
             )
 
+    def _check_batch(self, images_shape: Shape, transform_shape: Shape) -> None:
+        sizes = images_shape[0], transform_shape[0]
+        if None not in sizes and sizes[0] != sizes[1]:
+            raise ValueError(
+                "images and second input of `SpatialTransformer2D` must have one batch size. "
+                f"Received: shapes {tuple(images_shape)} and {tuple(transform_shape)}"
+            )
+
     @property
     def _last(self) -> bool:
         return self.data_format == "channels_last"
 
     def call(self, images: Any, transform: Any) -> Any:
+        if not in_symbolic_scope():  # where jax and torch get made-up sizes for None
+            self._check_batch(tuple(images.shape), tuple(transform.shape))
         images = ops.cast(images, self.compute_dtype)
         if not self._last:
             images = ops.transpose(images, (0, 2, 3, 1))
@@ -173,6 +186,7 @@ class SpatialTransformer2D(keras.layers.Layer):
         if self.align_corners:
             gaps = ops.maximum(output - 1, 1.0)
             still = place + place * ((size - output) / gaps)
+            still = ops.where(output > 1, still, (size - 1) / 2)  # a single pixel is the centre
             return still, (2 * place - (output - 1)) / gaps, (size - 1) / 2
         still = place + (2 * place + 1) * ((size - output) / (2 * output))
         return still, (2 * place + 1) / output - 1, size / 2

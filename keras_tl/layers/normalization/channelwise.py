@@ -91,7 +91,10 @@ class ChannelwiseNormalization(keras.layers.Layer):
         return tuple(i for i in range(1, rank) if i != self.axis % rank)
 
     def prepared(self, inputs: Any, mask: Any) -> tuple[Any, Any]:
-        """Input and mask in float32 (or above), the mask with an axis for the channels."""
+        """Input and mask in float32 (or above), the mask with an axis for the channels.
+
+        Of what the mask hides, NaN and infinity become 0.
+        """
         x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
         if mask is None:
             return x, None
@@ -100,7 +103,9 @@ class ChannelwiseNormalization(keras.layers.Layer):
                 f"`mask` must have the axes of the input without its channels. Received: mask "
                 f"of shape {tuple(mask.shape)}, input of shape {tuple(x.shape)}"
             )
-        return x, ops.cast(ops.expand_dims(mask, self.axis), x.dtype)
+        mask = ops.cast(ops.expand_dims(mask, self.axis), x.dtype)
+        # A hidden NaN would come into the gradient of the statistics by way of the output.
+        return ops.where((mask > 0) | ops.isfinite(x), x, 0.0), mask
 
     def by_channel(self, weight: Any, x: Any) -> Any:
         """A weight with a value a channel, for a product with `x`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+from keras import ops
 from keras.src.backend import AutocastScope  # state must be handed on uncast; nothing public does
 
 __all__ = ["EffectiveKernelWrapper"]
@@ -36,14 +37,21 @@ class EffectiveKernelWrapper(keras.layers.Wrapper):
         )
 
     def effective_kernel(self, training: bool | None) -> Any:
-        """The kernel to run the layer with, in the dtype of its own."""
+        """The kernel to run the layer with, of any float dtype."""
         raise NotImplementedError
+
+    def full_kernel(self) -> Any:
+        """The kernel in float32 (or above): half precision is too little for sums of squares."""
+        kernel = self.kernel.value
+        return ops.cast(kernel, keras.backend.result_type(kernel.dtype, "float32"))
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         kwargs = {} if training is None else {"training": training}
         with AutocastScope(None):
             given = {id(variable): variable.value for variable in self.layer.variables}
-            given[id(self.kernel)] = self.effective_kernel(training)
+            # Not `self.kernel.dtype`, which is Keras' `floatx` in such a scope.
+            dtype = given[id(self.kernel)].dtype
+            given[id(self.kernel)] = ops.cast(self.effective_kernel(training), dtype)
         with keras.StatelessScope(collect_losses=True) as scope:
             for variable in self.layer.variables:
                 scope.add_update((variable, given[id(variable)]))
@@ -53,7 +61,7 @@ class EffectiveKernelWrapper(keras.layers.Wrapper):
             if value is not given[id(variable)]:
                 variable.assign(value)
         for loss in scope.losses:
-            self.add_loss(keras.ops.copy(loss))  # a copy: Keras finds the owner by `id`
+            self.add_loss(ops.copy(loss))  # a copy: Keras finds the owner by `id`
         return outputs
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:

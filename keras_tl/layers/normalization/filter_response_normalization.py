@@ -126,7 +126,8 @@ class FilterResponseNormalization(ChannelwiseNormalization):
             square = ops.mean(ops.square(x), axis=axes, keepdims=True)
         else:
             count = ops.maximum(ops.sum(mask, axis=axes, keepdims=True), 1.0)
-            square = ops.sum(ops.square(x) * mask, axis=axes, keepdims=True) / count
+            kept = ops.where(mask > 0, x, 0.0)
+            square = ops.sum(ops.square(kept) * mask, axis=axes, keepdims=True) / count
         if self.epsilon_weight is not None:
             square = square + ops.abs(ops.cast(self.epsilon_weight, x.dtype))
         factor = ops.rsqrt(square + self.epsilon)

@@ -28,7 +28,11 @@ def moments(x: Any, axes: tuple[int, ...]) -> tuple[Any, Any]:
 
 
 def masked_moments(x: Any, axes: tuple[int, ...], mask: Any) -> tuple[Any, Any, Any]:
-    """Mean and variance of what `mask` (1 or 0, broadcastable to `x`) keeps, and its count."""
+    """Mean and variance of what `mask` (1 or 0, broadcastable to `x`) keeps, and its count.
+
+    What it hides may be anything, also NaN.
+    """
+    x = ops.where(mask > 0, x, 0.0)
     count = ops.sum(mask, axis=axes, keepdims=True)
     divisor = ops.maximum(count, 1.0)
     mean = ops.sum(x * mask, axis=axes, keepdims=True) / divisor

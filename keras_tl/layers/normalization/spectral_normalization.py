@@ -19,9 +19,10 @@ FIRST_ITERATIONS = 15
 class SpectralNormalization(EffectiveKernelWrapper):
     """Runs a layer with its kernel divided by the kernel's spectral norm.
 
-    The norm, the largest singular value of the kernel as a matrix with a column for each output,
+    The norm, the largest singular value of the kernel as a matrix whose columns are its last axis,
     is `||kernel u||`, where `u` is a running estimate of the right singular vector by power
-    iteration. Miyato et al., [Spectral Normalization for Generative Adversarial
+    iteration. The last axis is the outputs', but the inputs' in a transposed convolution, as in
+    Keras' layer. Miyato et al., [Spectral Normalization for Generative Adversarial
     Networks](https://arxiv.org/abs/1802.05957), algorithm 1 and equation 12.
 
     It takes what `keras.layers.SpectralNormalization` takes, and its weight files. That layer
@@ -69,18 +70,22 @@ class SpectralNormalization(EffectiveKernelWrapper):
         )
 
     def _matrix(self) -> Any:
-        return ops.reshape(self.kernel.value, (-1, self.kernel.shape[-1]))
+        return ops.reshape(self.full_kernel(), (-1, self.kernel.shape[-1]))
 
     def _first_u(self, shape: Any, dtype: Any = None) -> Any:
-        u = initializers.RandomNormal()(shape, dtype=dtype)
-        return _iterated(self._matrix(), u, FIRST_ITERATIONS)
+        matrix = self._matrix()
+        u = initializers.RandomNormal()(shape, dtype=matrix.dtype)
+        return ops.cast(_iterated(matrix, u, FIRST_ITERATIONS), dtype)
 
     def effective_kernel(self, training: bool | None) -> Any:
         matrix, u = self._matrix(), self.vector_u.value
         if training and self.trainable:
+            u = ops.cast(u, matrix.dtype)
             u = ops.stop_gradient(_iterated(ops.stop_gradient(matrix), u, self.power_iterations))
+            u = ops.cast(u, self.vector_u.dtype)
             self.vector_u.assign(u)
-        return self.kernel.value * _inverse_norm(ops.matmul(u, ops.transpose(matrix)))
+        image = ops.matmul(ops.cast(u, matrix.dtype), ops.transpose(matrix))
+        return self.full_kernel() * _inverse_norm(image)
 
     def load_own_variables(self, store: Any) -> None:
         if set(store.keys()) == {"0", "1"}:  # Keras' layer saves the kernel a second time

@@ -92,11 +92,12 @@ class WeightNormalization(EffectiveKernelWrapper):
         return (-2, -1) if isinstance(self.layer, DEPTHWISE) else (-1,)
 
     def _lengths(self, shape: Any, dtype: Any = None) -> Any:
-        square = ops.sum(ops.square(self.kernel.value), axis=self.reduced)
+        square = ops.sum(ops.square(self.full_kernel()), axis=self.reduced)
         return ops.cast(ops.sqrt(square), dtype)
 
     def effective_kernel(self, training: bool | None) -> Any:
-        kernel, gain = self.kernel.value, self.gain.value
+        kernel = self.full_kernel()
+        gain = ops.cast(self.gain.value, kernel.dtype)
         for axis in self.reduced:
             gain = ops.expand_dims(gain, axis)
         square = ops.sum(ops.square(kernel), axis=self.reduced, keepdims=True)
