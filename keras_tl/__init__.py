@@ -36,6 +36,7 @@ import keras  # noqa: E402, F401
 if TYPE_CHECKING:
     from keras_tl import (
         callbacks,
+        datasets,
         initializers,
         layers,
         models,
@@ -51,6 +52,7 @@ __all__ = [
     "Hub",
     "__version__",
     "callbacks",
+    "datasets",
     "initializers",
     "layers",
     "models",

@@ -13,6 +13,7 @@ from keras_tl.storage.settings import configured
 if TYPE_CHECKING:
     import keras
 
+    from keras_tl.datasets.catalog import Datasets
     from keras_tl.models import Run, RunRecord
     from keras_tl.models.catalog import Models
     from keras_tl.models.history import Runs
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Hub:
-    """One connection to MongoDB and Kafka; runs, models and streams hang off it.
+    """One connection to MongoDB and Kafka; runs, models, datasets and streams hang off it.
 
     Nothing is contacted before it is used. A hub can be shared between threads, and used in a
     forked process, which makes its own clients.
@@ -109,6 +110,13 @@ class Hub:
         from keras_tl.models.catalog import Models
 
         return Models(self.connection)
+
+    @property
+    def datasets(self) -> Datasets:
+        """The datasets of the project: `hub.datasets["digits"].where(split="train")`."""
+        from keras_tl.datasets.catalog import Datasets
+
+        return Datasets(self.connection)
 
     @property
     def runs(self) -> Runs:

@@ -10,12 +10,14 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from io import BufferedReader
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from keras_tl.storage import hooks
+from keras_tl.storage.files import BlobReader, FileContent
 from keras_tl.storage.tensors import checksum
 from keras_tl.storage.uploads import Content, Upload, length
 
@@ -77,8 +79,9 @@ class Blobs:
         the contents it needs memory for 16 MB only.
 
         Args:
-            blobs: The contents, each as bytes or in pieces, or the contents by name where the
-                caller has the names (`tensors.checksum`) already; a false name is found by `get`.
+            blobs: The contents, each as bytes, in pieces or as a `FileContent`, or the contents by
+                name where the caller has the names (`tensors.checksum`) already; a false name is
+                found by `get`.
 
         Returns:
             The names, in order.
@@ -89,7 +92,7 @@ class Blobs:
         if isinstance(blobs, Mapping):
             named: Iterable[tuple[str, Content]] = blobs.items()
         else:
-            named = ((checksum(data), data) for data in blobs)
+            named = ((_name(data), data) for data in blobs)
         names: list[str] = []
         send = Upload(self._chunks, self._chunk_size, self._publish, self._server_time)
         with send as upload:
@@ -166,6 +169,33 @@ class Blobs:
                 else:
                     failed[name] = files[name]["_id"]
         return contents
+
+    def open(self, name: str) -> BufferedReader:
+        """A blob as a binary file, of which a few MB are in memory at a time.
+
+        What is read without a gap from beginning to end is checked against the name, and the end
+        of a corrupt blob is not returned; of what is sought elsewhere the length is checked.
+
+        Raises:
+            KeyError: The blob is not stored.
+            ValueError: By `read`, the blob is corrupt.
+
+        Example:
+
+        ```python
+        with blobs.open(name) as file:
+            head = file.read(16)
+        ```
+        """
+        file = self._files.find_one({"filename": name})
+        if file is None:
+            raise KeyError(name)
+
+        def fetch(first: int, count: int) -> list[bytes]:
+            query = {"files_id": file["_id"], "n": {"$gte": first, "$lt": first + count}}
+            return [chunk["data"] for chunk in self._find_chunks(query)]
+
+        return BufferedReader(BlobReader(name, file["length"], file["chunkSize"], fetch), 1 << 16)
 
     def _read(self, files: list[dict[str, Any]]) -> Iterator[tuple[str, str, memoryview]]:
         """The name, the SHA-256 and the content of each file, hashed while more is on its way."""
@@ -328,6 +358,10 @@ class Blobs:
     def _server_time(self) -> datetime:
         now: datetime = self._db.command("hello")["localTime"]
         return now.replace(tzinfo=UTC)
+
+
+def _name(data: Content) -> str:
+    return data.name if isinstance(data, FileContent) else checksum(data)
 
 
 def _groups(named: Iterable[tuple[str, Content]]) -> Iterator[list[tuple[str, Content]]]:

@@ -66,6 +66,19 @@ COLLECTIONS: dict[str, Collection] = {
         ["files_id", "n", "data"], [([("files_id", 1), ("n", 1)], {"unique": True})]
     ),
     "leases": Collection(["token"]),
+    "datasets": Collection(
+        ["slug", "uid", "schema", "rows", "next"], [([("slug", 1)], {"unique": True})]
+    ),
+    "snapshots": Collection(
+        ["dataset", "n"],
+        [([("dataset", 1), ("name", 1)], {}), ([("blobs", 1)], {"sparse": True})],
+    ),
+    "views": Collection(["dataset"], [([("dataset", 1), ("name", 1)], {})]),
+    # What happened to samples, one document a block, for those who follow a dataset.
+    "outbox": Collection(
+        ["dataset", "kind", "n", "at"],
+        [([("at", 1)], {"expireAfterSeconds": 7 * 86400}), ([("dataset", 1), ("at", 1)], {})],
+    ),
 }
 
 

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from keras_tl.storage import hooks
+from keras_tl.storage.files import FileContent
 from keras_tl.storage.tensors import Pieces
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ _INSERT_BYTES = 4 << 20
 _PUBLISH_FILES, _PUBLISH_BYTES = 1000, 64 << 20  # a majority's answer takes as long for one file
 _WRITERS = 3
 
-#: A content: bytes, or its parts one after the other.
-Content = bytes | memoryview | Pieces
+#: A content: bytes, its parts one after the other, or a file.
+Content = bytes | memoryview | Pieces | FileContent
 
 
 class Upload:
@@ -138,7 +139,7 @@ class Upload:
 
 def length(data: Content) -> int:
     """Bytes of a content."""
-    if isinstance(data, (bytes, bytearray, memoryview)):
+    if isinstance(data, (bytes, bytearray, memoryview, FileContent)):
         return len(data)
     return sum(map(len, data))
 
@@ -147,6 +148,8 @@ def _slice(data: Content, begin: int, end: int) -> bytes:
     """The bytes from `begin` to `end`, whatever pieces they lie in."""
     if isinstance(data, (bytes, bytearray, memoryview)):
         return bytes(data[begin:end])
+    if isinstance(data, FileContent):
+        return data.piece(begin, end)
     found = []
     for piece in data:
         if begin < len(piece) and end > 0:

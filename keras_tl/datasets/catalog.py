@@ -1,0 +1,145 @@
+"""`hub.datasets`: the datasets of a project."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from keras_tl.datasets.collection import Dataset
+from keras_tl.datasets.fields import Field
+from keras_tl.datasets.names import check_key, slug
+from keras_tl.datasets.schema import Schema
+from keras_tl.storage import hooks
+from keras_tl.storage.connection import Connection
+
+#: Of each dataset: indexes as keys and options, and options of the collection.
+COLLECTIONS: dict[str, tuple[list[tuple[Any, dict[str, Any]]], dict[str, Any]]] = {
+    "packs": ([], {}),
+    "heads": (
+        [
+            ("blobs", {"sparse": True}),
+            ("died", {"sparse": True}),
+        ],
+        {},
+    ),
+    "samples": ([], {"storageEngine": {"wiredTiger": {"configString": "block_compressor=zstd"}}}),
+    "predictions": ([([("sample", 1), ("model", 1), ("version", 1)], {})], {}),
+}
+
+
+class Datasets:
+    """The datasets of a project: `hub.datasets`.
+
+    Args:
+        connection: where they are kept.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    def create(
+        self,
+        key: str,
+        *,
+        tags: Mapping[str, type | str] | None = None,
+        index: bool = True,
+        **fields: Field,
+    ) -> Dataset:
+        """Makes a dataset, or returns it if it exists with the same fields and tags.
+
+        Args:
+            key: its key.
+            tags: types of tags by name: `str`, `int`, `float`, `bool`, `datetime.datetime`.
+            index: whether indexes on the tags that queries visit are made by themselves.
+            **fields: kinds of fields by name: `x=Image(32, 32), y=Label(10)`.
+
+        Raises:
+            ValueError: if it exists with another schema, or a name or a kind is none.
+
+        Example:
+
+        ```python
+        ds = hub.datasets.create("cifar", x=Image(32, 32), y=Label(10), tags={"split": str})
+        ```
+        """
+        from pymongo.errors import DuplicateKeyError
+
+        check_key(key)
+        if not key.isprintable():
+            raise ValueError(f"`key` must be printable. Received: {key!r}")
+        schema = Schema(fields, tags)
+        config = schema.config()
+        # The document comes first, and says that the collections may be missing until they are
+        # made: whoever opens the dataset after a kill in between makes them.
+        uid = f"{int(time.time()):08x}{os.urandom(4).hex()}"
+        document = {
+            **{"_id": key, "slug": slug(key, uid), "uid": uid},
+            **{"schema": {"fields": config["fields"]}, "tags": config["tags"]},
+            **{"rows": schema.rows, "next": 0, "ready": False},
+            **{"indexes": {}, "usage": {}, "index": index},
+        }
+        datasets = self.connection.db["datasets"]
+        try:
+            datasets.insert_one(document)
+        except DuplicateKeyError:
+            found = self[key]
+            if found.schema != schema:
+                raise ValueError(
+                    f"`fields` and `tags` must be those that the dataset {key!r} has: "
+                    f"{found.schema!r}. Received: {schema!r}"
+                ) from None
+            return found
+        hooks.phase("dataset-created")
+        return self[key]
+
+    def __getitem__(self, key: str) -> Dataset:
+        check_key(key)
+        document = self.connection.db["datasets"].find_one({"_id": key})
+        if document is None:
+            raise KeyError(key)
+        if not document["ready"]:
+            self._prepare(document)
+        return Dataset(self.connection, document)
+
+    def _prepare(self, document: Mapping[str, Any]) -> None:
+        """Makes what is missing of the collections and indexes; they exist before transactions."""
+        from pymongo.errors import CollectionInvalid
+
+        db = self.connection.db
+        for name, (indexes, options) in COLLECTIONS.items():
+            try:
+                collection = db.create_collection(f"{name}.{document['slug']}", **options)
+            except CollectionInvalid:  # it is there
+                collection = db[f"{name}.{document['slug']}"]
+            for keys, about in indexes:
+                collection.create_index(keys, **about)
+        now = [{"$set": {"ready": True, "created": "$$NOW"}}]
+        db["datasets"].update_one({"_id": document["_id"], "uid": document["uid"]}, now)
+
+    def __contains__(self, key: object) -> bool:
+        return self.connection.db["datasets"].find_one({"_id": key}, {"_id": 1}) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        for document in self.connection.db["datasets"].find({}, {"_id": 1}).sort("_id", 1):
+            yield document["_id"]
+
+    def delete(self, key: str) -> None:
+        """Removes a dataset with its samples, predictions, views and snapshots.
+
+        Killed in between, it is gone, and what is left of it is taken by `gc`.
+
+        Raises:
+            KeyError: if there is no such dataset.
+        """
+        check_key(key)
+        db = self.connection.db
+        document = db["datasets"].find_one_and_delete({"_id": key})
+        if document is None:
+            raise KeyError(key)
+        hooks.phase("dataset-deleted")
+        for name in ("views", "snapshots"):
+            db[name].delete_many({"dataset": key, "uid": document["uid"]})
+        for name in COLLECTIONS:
+            db.drop_collection(f"{name}.{document['slug']}")

@@ -1,0 +1,217 @@
+"""`hub.datasets["cifar"]`: a dataset, which is also the view of all its samples."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from keras_tl.datasets import block, outbox
+from keras_tl.datasets.delegating import Viewed
+from keras_tl.datasets.names import check_key
+from keras_tl.datasets.schema import Schema
+from keras_tl.storage.uploads import UPLOAD_LIMIT
+
+if TYPE_CHECKING:
+    from pymongo.client_session import ClientSession
+    from pymongo.collection import Collection
+
+    from keras_tl.storage.connection import Connection
+
+
+class Dataset(Viewed):
+    """The samples of one dataset: `hub.datasets["cifar"]`.
+
+    It is the view of all of them, too: whatever a view can do, it can.
+
+    Args:
+        connection: where they are kept.
+        document: of the dataset, in the collection `datasets`.
+
+    Attributes:
+        key: its key.
+        slug: what the names of its collections end in.
+        uid: tells it from one of the same key that was deleted.
+        schema: its fields and tags.
+        rows: addresses a pack: a sample's is `pack * rows + row`.
+    """
+
+    def __init__(self, connection: Connection, document: Mapping[str, Any]) -> None:
+        self.connection = connection
+        self.document = dict(document)
+        self.key: str = document["_id"]
+        self.slug: str = document["slug"]
+        self.uid: str = document["uid"]
+        self.rows: int = document["rows"]
+        self.schema = Schema.from_config({**document["schema"], "tags": document["tags"]})
+        self._clock: tuple[datetime, float] | None = None
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.key!r}, {self.schema!r})"
+
+    @property
+    def packs(self) -> Collection[dict[str, Any]]:
+        """The collection of its packs: immutable, a payload a field."""
+        return self._collection("packs")
+
+    @property
+    def heads(self) -> Collection[dict[str, Any]]:
+        """The collection of its packs' heads: labels, digests, and rows that are dead."""
+        return self._collection("heads")
+
+    @property
+    def samples(self) -> Collection[dict[str, Any]]:
+        """The collection of its samples: where each is, its labels and tags."""
+        return self._collection("samples")
+
+    @property
+    def predictions(self) -> Collection[dict[str, Any]]:
+        """The collection of what models say of its samples."""
+        return self._collection("predictions")
+
+    def _collection(self, kind: str) -> Collection[dict[str, Any]]:
+        return self.connection.db[f"{kind}.{self.slug}"]
+
+    def refresh(self) -> None:
+        """Reads its document again, which others may have changed: tags, indexes.
+
+        Raises:
+            KeyError: if it was deleted.
+        """
+        found = self.connection.db["datasets"].find_one({"_id": self.key, "uid": self.uid})
+        if found is None:
+            raise KeyError(self.key)
+        self.document = found
+        self.schema = Schema.from_config({**found["schema"], "tags": found["tags"]})
+
+    def insert(
+        self,
+        sample: Mapping[str, Any],
+        key: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        *,
+        replace: bool = False,
+    ) -> str:
+        """Adds one sample; of many, `insert_many` takes a thousandth of the time for each.
+
+        Args:
+            sample: values by field; labels may be absent.
+            key: its key; default: a new one.
+            tags: values by tag.
+            replace: whether a sample of that key that has other values gets these.
+
+        Returns:
+            The key.
+
+        Raises:
+            ValueError: if a value does not fit, or the key exists with other values.
+
+        Example:
+
+        ```python
+        ds.insert({"x": image, "y": 3}, key="a", tags={"split": "train"})
+        ```
+        """
+        named = check_key(key) if key is not None else block.fresh_keys(1)[0]
+        self.insert_many([{**sample, "key": named, "tags": tags}], replace=replace)
+        return named
+
+    def insert_many(
+        self,
+        samples: Mapping[str, Any] | Iterable[Mapping[str, Any]],
+        keys: Iterable[str] | None = None,
+        tags: Mapping[str, Any] | None = None,
+        *,
+        replace: bool = False,
+    ) -> int:
+        """Adds samples; those that are there already are skipped, so that it can be repeated.
+
+        A sample is the same if its tensors are, and the labels and tags that come with it. What
+        is given as columns is checked before anything is written, but for files that it names. Of
+        an iterable a few blocks are in memory at a time, and samples before a refused one stay.
+
+        Args:
+            samples: columns by field: arrays or lists with a value a sample; or an iterable of
+                mappings `{field: value, ..., "key": ..., "tags": {...}}`, where key and tags may
+                be absent.
+            keys: of columns: a key a sample; default: new ones.
+            tags: by tag: a value a sample, or one for all of them.
+            replace: whether samples that exist with other values get these.
+
+        Returns:
+            How many samples were written: new ones and, with `replace`, those that changed.
+
+        Raises:
+            ValueError: if something does not fit, naming the sample and the field, or a key exists
+                with other values.
+
+        Example:
+
+        ```python
+        ds.insert_many({"x": x_train, "y": y_train}, tags={"split": "train"})
+        ds.insert_many({"x": load(path), "key": path.name} for path in paths)
+        ```
+        """
+        from keras_tl.datasets.writing import Writer
+
+        if any(name not in self.schema.tags for name in tags or ()):
+            self.refresh()  # declared by others, maybe
+        writer = Writer(self, replace)
+        if isinstance(samples, Mapping):
+            writer.look = keys is not None
+            blocks = block.of_columns(self.schema, samples, keys, tags or {}, writer.store)
+        elif keys is not None:
+            raise ValueError(
+                "`keys` is for columns; samples one by one have their own as `key`. Received: "
+                "keys and an iterable"
+            )
+        else:
+            blocks = block.of_records(self.schema, samples, tags or {}, writer.store)
+        written = writer.write_all(blocks)
+        if written:
+            outbox.ring(self)
+        return written
+
+    def reserve(self, count: int) -> int:
+        """The first of so many numbers for packs, which nobody else gets.
+
+        Raises:
+            KeyError: if the dataset was deleted.
+        """
+        found = self.connection.db["datasets"].find_one_and_update(
+            {"_id": self.key, "uid": self.uid}, {"$inc": {"next": count}}, {"next": 1}
+        )
+        if found is None:
+            raise KeyError(self.key)
+        number: int = found["next"]
+        return number
+
+    def now(self) -> datetime:
+        """The server's time, about: it was asked once, and a local clock counts since."""
+        if self._clock is None:
+            at: datetime = self.connection.db.command("hello")["localTime"]
+            self._clock = at.replace(tzinfo=UTC), time.monotonic()
+        at, since = self._clock
+        return at + timedelta(seconds=time.monotonic() - since)
+
+    def check_in_time(self, started: datetime, session: ClientSession) -> None:
+        """Refuses, in a transaction, to refer to packs that `gc` may have taken for garbage.
+
+        Raises:
+            KeyError: if the dataset was deleted.
+            TimeoutError: if more than `UPLOAD_LIMIT` has passed since `started`.
+        """
+        # By the server's clock, whatever stopped this process; and a transaction ends in a minute.
+        found = self.connection.db["datasets"].aggregate(
+            [{"$match": {"_id": self.key, "uid": self.uid}}, {"$project": {"now": "$$NOW"}}],
+            session=session,
+        )
+        document = next(found, None)
+        if document is None:
+            raise KeyError(self.key)
+        elapsed = (document["now"] - started).total_seconds()
+        if elapsed > UPLOAD_LIMIT:
+            raise TimeoutError(
+                f"Packs must be referred to within {UPLOAD_LIMIT:.0f} s. Received: {elapsed:.0f} s"
+            )
