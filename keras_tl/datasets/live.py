@@ -1,0 +1,249 @@
+"""A dataset at one moment: what plans are evaluated on, read in one snapshot of the server's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_tl.datasets import indexes
+from keras_tl.datasets.conditions import both
+from keras_tl.datasets.plan import Joined
+from keras_tl.datasets.rows import Order, Rows
+
+if TYPE_CHECKING:
+    from pymongo.client_session import ClientSession
+
+    from keras_tl.datasets.collection import Dataset
+    from keras_tl.datasets.schema import Schema
+
+#: `{at: number}` as BSON, by its length: length, type, "at", NUL, the number, NUL.
+_AT = {
+    4 + 4 + size + 1: np.dtype([("head", "<i8"), ("at", f"<i{size}"), ("end", "i1")])
+    for size in (4, 8)
+}
+_ONLY_AT = {"_id": 0, "at": 1}
+_FEW = 10_000  # rows that are asked for one by one
+_BATCH = 100_000  # documents that a reply may hold
+
+
+@contextmanager
+def live(dataset: Dataset) -> Iterator[Live]:
+    """The dataset as it is at one moment, whatever is written meanwhile."""
+    with dataset.connection.client.start_session(snapshot=True) as session:
+        yield Live(dataset, session)
+
+
+class Live:
+    """A store for plans (`rows.Store`): the dataset as a session sees it.
+
+    Args:
+        dataset: the dataset.
+        session: of the server; a snapshot session for what must fit together.
+    """
+
+    def __init__(self, dataset: Dataset, session: ClientSession | None) -> None:
+        self.dataset = dataset
+        self._session = session
+
+    @property
+    def schema(self) -> Schema:
+        return self.dataset.schema
+
+    def select(self, query: dict[str, Any], sort: Order, limit: int | None) -> np.ndarray:
+        """Addresses of the samples that the filter lets through: ascending, or as sorted."""
+        if limit == 0:
+            return np.empty(0, np.int64)
+        if not query and not sort:
+            return self.heads(())[0][:limit]
+        indexes.visit(self.dataset, query, sort)
+        order = sort or ([("at", 1)] if limit is not None else None)
+        found = self.dataset.samples.find_raw_batches(
+            query,
+            _ONLY_AT,
+            sort=order,
+            limit=limit or 0,
+            batch_size=_BATCH,
+            allow_disk_use=bool(order),
+            session=self._session,
+        )
+        at = addresses(b"".join(found))
+        return at if order else np.sort(at)
+
+    def count(self, query: dict[str, Any], limit: int | None) -> int:
+        """How many samples the filter lets through."""
+        if limit == 0:
+            return 0
+        if not query:
+            lives = self.dataset.heads.find({}, {"_id": 0, "live": 1}, session=self._session)
+            total = sum(head["live"] for head in lives)
+            return total if limit is None else min(total, limit)
+        indexes.visit(self.dataset, query, [])
+        options = {} if limit is None else {"limit": limit}
+        count = self.dataset.samples.count_documents(query, session=self._session, **options)
+        return int(count)
+
+    def keys(self, rows: Rows) -> list[str]:
+        """The samples' keys."""
+        return self.values(rows, "_id")
+
+    def values(self, rows: Rows, path: str) -> list[Any]:
+        """What the samples have there, `None` where they have nothing."""
+        name = path.removeprefix("labels.")
+        if name != path:
+            return self.schema.labels[name].plain(self.labels(rows.at, [name])[name])
+        return self.table(rows, [path])[0]
+
+    def table(self, rows: Rows, paths: Sequence[str]) -> list[list[Any]]:
+        """What the samples have at each path, as their documents have it."""
+        from bson import decode_all
+
+        query = rows.query
+        if len(rows.at) <= _FEW:
+            query = both(query, {"at": {"$in": rows.at.tolist()}})
+        projection = {"_id": int("_id" in paths), "at": 1, **dict.fromkeys(paths, 1)}
+        samples = self.dataset.samples
+        at: list[int] = []
+        found: list[list[Any]] = [[] for _ in paths]
+        for batch in samples.find_raw_batches(
+            query, projection, batch_size=_BATCH, session=self._session
+        ):
+            documents = decode_all(batch, samples.codec_options)
+            at += [document["at"] for document in documents]
+            for values, path in zip(found, paths, strict=True):
+                values += _at_path(documents, path)
+        place = _positions(np.array(at, np.int64), rows.at).tolist()
+        return [[values[i] for i in place] for values in found]
+
+    def labels(self, at: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """The columns of labels, from the heads of the packs."""
+        if not names:
+            return {}
+        packs = np.unique(at // self.dataset.rows)
+        every, columns = self.heads(names, packs if len(packs) <= _FEW else None, dead=True)
+        place = _positions(every, at)
+        return {name: column[place] for name, column in columns.items()}
+
+    def heads(
+        self, names: Sequence[str], packs: np.ndarray | None = None, dead: bool = False
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The addresses of all samples, ascending, and the columns of these labels.
+
+        Args:
+            names: the labels.
+            packs: numbers of the packs that are wanted; default: all.
+            dead: whether rows that no sample has any more are wanted, too.
+        """
+        wanted = {"n": 1, "dead": 1} | {f"labels.{name}": 1 for name in names}
+        query = {} if packs is None else {"_id": {"$in": packs.tolist()}}
+        found = self.dataset.heads.find(query, wanted, batch_size=_BATCH, session=self._session)
+        heads = sorted(found, key=lambda head: head["_id"])
+        if not heads:
+            empty = {name: np.empty(0, self.schema.labels[name].dtype) for name in names}
+            return np.empty(0, np.int64), empty
+        counts = np.array([head["n"] for head in heads], np.int64)
+        first = np.array([head["_id"] for head in heads], np.int64) * self.dataset.rows
+        begin = np.cumsum(counts) - counts
+        at = np.repeat(first - begin, counts) + np.arange(counts.sum())
+        columns = {
+            name: np.frombuffer(
+                b"".join(head["labels"][name] for head in heads), self.schema.labels[name].dtype
+            )
+            for name in names
+        }
+        if not dead and any(head.get("dead") for head in heads):
+            alive = np.concatenate([_alive(head) for head in heads])
+            at = at[alive]
+            columns = {name: column[alive] for name, column in columns.items()}
+        return at, columns
+
+    def predicted(self, join: Joined, query: dict[str, Any]) -> set[str]:
+        """Keys of the samples with a prediction that the filter lets through."""
+        found = self.dataset.predictions.find(
+            both(_equal(model=join[0], version=join[1]), query),
+            {"_id": 0, "sample": 1},
+            batch_size=_BATCH,
+            session=self._session,
+        )
+        return {document["sample"] for document in found}
+
+    def predictions(self, rows: Rows, join: Joined, name: str) -> list[Any]:
+        """What was predicted for the samples, `None` where nothing was."""
+        keys = self.keys(rows)
+        found = predictions(self.dataset, keys, join, [name], self._session)
+        return [found.get(key, {}).get(name) for key in keys]
+
+
+def predictions(
+    dataset: Dataset,
+    keys: Sequence[str],
+    join: Joined,
+    names: Sequence[str] | None = None,
+    session: ClientSession | None = None,
+) -> dict[str, dict[str, Any]]:
+    """What a version of a model has predicted, by sample and by name.
+
+    Args:
+        dataset: the dataset.
+        keys: the samples; others may be in the answer, too.
+        join: the model and its version.
+        names: what is wanted; default: all.
+        session: of the server.
+    """
+    query = _equal(model=join[0], version=join[1])
+    if len(keys) <= _FEW:
+        query["sample"] = {"$in": list(keys)}
+    wanted = ["values"] if names is None else [f"values.{name}" for name in names]
+    projection = {"_id": 0, "sample": 1, **dict.fromkeys(wanted, 1)}
+    found = dataset.predictions.find(query, projection, batch_size=_BATCH, session=session)
+    return {document["sample"]: document.get("values", {}) for document in found}
+
+
+def _equal(**values: Any) -> dict[str, Any]:
+    return {name: {"$eq": value} for name, value in values.items()}
+
+
+def addresses(data: bytes) -> np.ndarray:
+    """The numbers of documents `{at: number}`, one after the other.
+
+    Example:
+
+    >>> from bson import encode
+    >>> addresses(encode({"at": 7}) + encode({"at": 2**40})).tolist()
+    [7, 1099511627776]
+    """
+    if not data:
+        return np.empty(0, np.int64)
+    kind = _AT.get(data[0])
+    if kind is not None and len(data) % kind.itemsize == 0:
+        documents = np.frombuffer(data, kind)
+        if (documents["head"] == documents["head"][0]).all():
+            return documents["at"].astype(np.int64)
+    from bson import decode_all
+
+    return np.array([document["at"] for document in decode_all(data)], np.int64)
+
+
+def _alive(head: dict[str, Any]) -> np.ndarray:
+    if not head.get("dead"):
+        return np.ones(head["n"], bool)
+    bits = np.frombuffer(head["dead"], np.uint8)
+    return ~np.unpackbits(bits, count=head["n"], bitorder="little").astype(bool)
+
+
+def _at_path(documents: Sequence[Mapping[str, Any]], path: str) -> list[Any]:
+    first, _, second = path.partition(".")
+    if second:
+        return [document.get(first, _NOTHING).get(second) for document in documents]
+    return [document.get(first) for document in documents]
+
+
+_NOTHING: Mapping[str, Any] = {}
+
+
+def _positions(every: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Where each of the wanted addresses is; all of them are there."""
+    order = np.argsort(every, kind="stable")
+    return order[np.searchsorted(every, wanted, sorter=order)]

@@ -1,0 +1,208 @@
+"""`ds.where(split="train")`: a view, which is a question until somebody reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_tl.datasets import folds, indexes
+from keras_tl.datasets.conditions import both
+from keras_tl.datasets.live import live
+from keras_tl.datasets.names import check_key
+from keras_tl.datasets.plan import Joined, Plan, describe, to_document
+from keras_tl.datasets.resolved import Resolved, resolve
+from keras_tl.datasets.rows import Rows, evaluate, leading, order_by
+from keras_tl.datasets.selecting import Selecting
+
+if TYPE_CHECKING:
+    from keras_tl.datasets.collection import Dataset
+    from keras_tl.datasets.sample import Sample
+    from keras_tl.datasets.snapshots import Snapshot
+
+
+class View(Selecting):
+    """Some samples of a dataset, in some order: a question, which is asked when it is read.
+
+    A view stores and copies nothing, and never changes; samples that meet its conditions later are
+    in it from then on. Views are combined by `|`, `&` and `-`. A view that is not sorted is in the
+    order in which the samples were stored.
+
+    Args:
+        dataset: the dataset.
+        plan: the view's steps.
+        names: fields and tags that are read; default: all.
+        join: model and version whose predictions are joined.
+        base: the snapshot that it is a view of; default: the dataset as it is.
+
+    Example:
+
+    ```python
+    good = ds.where(split="train", quality__gte=3).sort("-quality").limit(1000)
+    for sample in good:
+        print(sample.key, sample["x"].shape, sample.tags)
+    ```
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        plan: Plan = (),
+        names: tuple[str, ...] | None = None,
+        join: Joined | None = None,
+        base: Snapshot | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self.plan = plan
+        self.names = names
+        self.join = join
+        self.base = base
+
+    def __repr__(self) -> str:
+        source = f", snapshot={self.base.id[:12]!r}" if self.base is not None else ""
+        return f"View({self.dataset.key!r}{source}, {describe(self.plan)})"
+
+    @contextmanager
+    def _store(self) -> Iterator[Any]:
+        """What the view is evaluated on, at one moment."""
+        if self.base is not None:
+            yield self.base.store
+        else:
+            with live(self.dataset) as store:
+                yield store
+
+    def resolve(self, extra: Sequence[str] = ()) -> Resolved:
+        """Where the view's samples are, with their labels, at this moment.
+
+        Args:
+            extra: tags and `prediction.NAME`s that are wanted as columns.
+
+        Raises:
+            ValueError: if `extra` names something else.
+        """
+        with self._store() as store:
+            return resolve(self.dataset, store, self.plan, self.names, extra, self.join)
+
+    @property
+    def count(self) -> int:
+        """How many samples there are."""
+        with self._store() as store:
+            query, _, limit, rest = leading(self.plan, self.dataset.schema)
+            if rest:
+                return len(evaluate(self.plan, store).at)
+            return int(store.count(query, limit))
+
+    def keys(self) -> list[str]:
+        """The keys of the samples, in the view's order."""
+        with self._store() as store:
+            return list(store.keys(evaluate(self.plan, store)))
+
+    def __iter__(self) -> Iterator[Sample]:
+        """The samples, in the view's order.
+
+        Memory stays bounded, whatever the number of samples. A sample that is deleted or replaced
+        behind the beginning is left out.
+        """
+        from keras_tl.datasets.sample import listed
+
+        return listed(self)
+
+    def first(self) -> Sample:
+        """The first sample.
+
+        Raises:
+            KeyError: if there is none.
+        """
+        for found in self.limit(1):
+            return found
+        raise KeyError(f"{self!r} has no samples")
+
+    def __getitem__(self, key: str) -> Sample:
+        """A sample by its key.
+
+        Raises:
+            KeyError: if there is no such sample in the view.
+        """
+        from keras_tl.datasets.sample import single
+
+        found = single(self, key)
+        if found is None:
+            raise KeyError(f"`key` must be one of a sample in {self!r}. Received: {key!r}")
+        return found
+
+    def __contains__(self, key: object) -> bool:
+        """Whether a sample with this key is in the view."""
+        return isinstance(key, str) and bool(self.among([key]))
+
+    def among(self, keys: Sequence[str]) -> set[str]:
+        """Those of the keys whose samples are in the view.
+
+        Raises:
+            ValueError: if one is no key.
+        """
+        wanted = sorted({check_key(key, "keys") for key in keys})
+        one = {"_id": {"$in": wanted}}
+        query, _, limit, rest = leading(self.plan, self.dataset.schema)
+        with self._store() as store:
+            if limit is None and not rest:
+                # A key is looked up in its index, whatever the other conditions are.
+                rows = Rows(store.select(both(one, query), [], None))
+            else:
+                at = store.select(one, [], None)
+                rows = Rows(at[np.isin(at, evaluate(self.plan, store).at)])
+            return set(store.keys(rows))
+
+    def _documents(self, query: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What is known of samples that a filter lets through, without their tensors."""
+        if self.base is not None:
+            return self.base.store.documents(query)
+        return list(self.dataset.samples.find(query))
+
+    def explain(self) -> dict[str, Any]:
+        """How the view is evaluated.
+
+        Returns:
+            `steps` in words; the MongoDB `filter` of those that the server evaluates; the `index`
+            that it uses, or `None`; whether it has to `scan` all samples; the `docs` and index
+            `keys` that it has looked at.
+        """
+        query, sort, limit, rest = leading(self.plan, self.dataset.schema)
+        found: dict[str, Any] = {"steps": describe(self.plan), "filter": query}
+        if self.base is not None:
+            return found | {"index": None, "scan": False, "docs": 0, "keys": 0}
+        order = order_by(self.dataset.schema, sort)
+        return found | indexes.explain(self.dataset, query, order, limit)
+
+    def class_weights(self, label: str) -> dict[int, float]:
+        """Weights for `fit`'s `class_weight` by which each class counts the same.
+
+        Args:
+            label: an integer label.
+
+        Returns:
+            `n / (classes * count)` by class, as scikit-learn's `"balanced"`; samples without a
+            label do not count.
+
+        Raises:
+            ValueError: if `label` is no integer label.
+        """
+        kinds = self.dataset.schema.labels
+        if label not in kinds or kinds[label].dtype.kind != "i":  # type: ignore[union-attr]
+            listed = ", ".join(kinds) or "none"
+            raise ValueError(
+                f"`label` must be an integer label of the dataset: {listed}. Received: {label!r}"
+            )
+        return folds.class_weights(self.fields(label).resolve().columns[label])
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What a model's version keeps of the data that it was trained on, as plain values."""
+        return {
+            "dataset": self.dataset.key,
+            "uid": self.dataset.uid,
+            "query": to_document(self.plan),
+            "text": describe(self.plan),
+            "snapshot": None if self.base is None else self.base.id,
+        }
