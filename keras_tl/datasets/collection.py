@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from keras_tl.datasets import block, outbox
-from keras_tl.datasets.delegating import Viewed
 from keras_tl.datasets.names import check_key
 from keras_tl.datasets.schema import Schema
+from keras_tl.datasets.view import View
 from keras_tl.storage.uploads import UPLOAD_LIMIT
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from keras_tl.storage.connection import Connection
 
 
-class Dataset(Viewed):
+class Dataset(View):
     """The samples of one dataset: `hub.datasets["cifar"]`.
 
     It is the view of all of them, too: whatever a view can do, it can.
@@ -38,6 +38,7 @@ class Dataset(Viewed):
     """
 
     def __init__(self, connection: Connection, document: Mapping[str, Any]) -> None:
+        super().__init__(self)
         self.connection = connection
         self.document = dict(document)
         self.key: str = document["_id"]
