@@ -9,6 +9,7 @@ from typing import Any
 
 from keras_tl.datasets.collection import Dataset
 from keras_tl.datasets.fields import Field
+from keras_tl.datasets.importing import Importing
 from keras_tl.datasets.names import check_key, slug
 from keras_tl.datasets.schema import Schema
 from keras_tl.storage import hooks
@@ -24,12 +25,15 @@ COLLECTIONS: dict[str, tuple[list[tuple[Any, dict[str, Any]]], dict[str, Any]]] 
         ],
         {},
     ),
-    "samples": ([], {"storageEngine": {"wiredTiger": {"configString": "block_compressor=zstd"}}}),
+    "samples": (
+        [([("at", 1)], {"unique": True})],  # whose row is this? views ask it when they are listed
+        {"storageEngine": {"wiredTiger": {"configString": "block_compressor=zstd"}}},
+    ),
     "predictions": ([([("sample", 1), ("model", 1), ("version", 1)], {})], {}),
 }
 
 
-class Datasets:
+class Datasets(Importing):
     """The datasets of a project: `hub.datasets`.
 
     Args:

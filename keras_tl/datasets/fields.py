@@ -152,6 +152,8 @@ class Array(Field):
         if not array.size and array.ndim < len(self.shape) and None in self.shape:
             # An empty list does not tell the sizes inside it: no boxes are (0, 4).
             array = np.empty([size or 0 for size in self.shape], self.dtype)
+        elif not array.size and isinstance(value, (list, tuple)):
+            array = array.astype(self.dtype)  # nor the dtype
         if not self._fits(array.shape):
             raise Refused(f"of shape {self.shape}", f"shape={array.shape}")
         return np.ascontiguousarray(cast(array, self.dtype)).reshape(array.shape)

@@ -1,0 +1,1 @@
+"""What is elsewhere becomes a dataset: the work behind `hub.datasets.from_...` (`importing`)."""

@@ -1,0 +1,75 @@
+"""Elements of a `tf.data.Dataset`; TensorFlow itself is not imported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from keras_tl.datasets.fields import Field
+from keras_tl.datasets.importers.kinds import dataset_for, of_samples, tag_types
+
+if TYPE_CHECKING:
+    from keras_tl.datasets.collection import Dataset
+    from keras_tl.datasets.importing import Importing
+
+_INFINITE = -1  # tf.data.INFINITE_CARDINALITY
+
+
+def from_tf_dataset(
+    catalog: Importing,
+    key: str,
+    dataset: Any,
+    fields: Mapping[str, Field] | None,
+    tags: Mapping[str, Any] | None,
+    prefix: str,
+) -> Dataset:
+    """See `Importing.from_tf_dataset`."""
+    if not hasattr(dataset, "element_spec") or not hasattr(dataset, "as_numpy_iterator"):
+        raise ValueError(
+            f"`dataset` must be a `tf.data.Dataset`. Received: {type(dataset).__name__}"
+        )
+    if int(dataset.cardinality()) == _INFINITE:
+        raise ValueError("`dataset` must have an end, as `dataset.take(n)`. Received: one without")
+    specs = _named(dataset.element_spec)
+    kinds = {name: partial(_kind, name, spec) for name, spec in specs.items()}
+    found = dataset_for(catalog, key, kinds, fields, tag_types(tags))
+
+    def samples() -> Iterator[dict[str, Any]]:
+        for number, element in enumerate(dataset.as_numpy_iterator()):
+            yield {**_named(element), "key": f"{prefix}{number:08d}"}
+
+    found.insert_many(samples(), tags=dict(tags or {}))
+    return found
+
+
+def _named(element: Any) -> dict[str, Any]:
+    """`(x, y)`, `(x, y, sample_weight)`, a mapping, or a mapping in the place of one of them."""
+    parts = element if isinstance(element, tuple) else (element,)
+    names = ("x", "y", "sample_weight")
+    named: dict[str, Any] = {}
+    if len(parts) <= len(names):
+        for name, part in zip(names, parts, strict=False):
+            mine = part if isinstance(part, Mapping) else {name: part}
+            if named.keys() & mine.keys() or any(
+                isinstance(v, (tuple, dict)) for v in mine.values()
+            ):
+                break
+            named.update(mine)
+        else:
+            return named
+    raise ValueError(
+        "`dataset` must have elements x, (x, y) or (x, y, sample_weight), each a tensor or a "
+        f"mapping of names to tensors, no name twice. Received: {element!r}"
+    )
+
+
+def _kind(name: str, spec: Any) -> Field:
+    shape, dtype = getattr(spec, "shape", None), getattr(spec, "dtype", None)
+    if dtype is None or not hasattr(dtype, "as_numpy_dtype") or hasattr(spec, "ragged_rank"):
+        raise ValueError(f"`dataset` must have dense tensors. Received: {name!r}, {spec!r}")
+    if shape is None or shape.rank is None:
+        raise ValueError(
+            f"`fields` must tell the kind of {name!r}. Received: a tensor of any shape"
+        )
+    return of_samples(shape.as_list(), dtype.as_numpy_dtype)
