@@ -114,7 +114,7 @@ class ColumnCache(Columns):
             return False
         rows = {name: as_bytes(columns[name]) for name in self._columns}
         size = sum(data.nbytes for data in rows.values())
-        digests = {name: hashlib.sha256(data.reshape(-1)).digest() for name, data in rows.items()}
+        digests = {name: hashlib.sha256(data.reshape(-1).data).digest() for name, data in rows.items()}
         try:
             if not self._fits(size):
                 self._close(_FULL)
@@ -222,7 +222,7 @@ class _Column:
             return None
         begin = pack * self._rows
         data = self._data[begin : begin + min(int(n), self._rows)]
-        digest = hashlib.sha256(data.reshape(-1)).digest()
+        digest = hashlib.sha256(data.reshape(-1).data).digest()
         if self._index["mark"][pack] != mark:
             return None
         if digest != sha.tobytes():

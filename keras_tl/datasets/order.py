@@ -125,7 +125,8 @@ def _numbered(packs: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _ends(packs: int, window: int) -> np.ndarray:
-    ends, size = [], min(_FIRST, window)
+    ends: list[int] = []
+    size = min(_FIRST, window)
     while (ends[-1] if ends else 0) < packs:
         ends.append((ends[-1] if ends else 0) + size)
         size = min(2 * size, window)

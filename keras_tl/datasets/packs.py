@@ -225,7 +225,8 @@ def _column(n: int, about: Mapping[str, Any], fetch: Fetch | None) -> Any:
         names = _names(about)
         lengths = np.frombuffer(about["lengths"], "<i8").tolist()
         if fetch is None:
-            return [Blob(*pair) for pair in zip(names, lengths, strict=True)]
+            shapes = _shapes(n, about) or [None] * n
+            return [Blob(*one) for one in zip(names, lengths, shapes, strict=True)]
         found = fetch(names)
         rows = [found[name] for name in names]
     elif dtype is not None and shape is not None:
@@ -245,5 +246,12 @@ def _column(n: int, about: Mapping[str, Any], fetch: Fetch | None) -> Any:
         return [bytes(row) for row in rows]
     if shape is not None:
         return np.stack([np.frombuffer(row, dtype).reshape(shape) for row in rows])
-    sizes = np.frombuffer(about["shapes"], "<i4").reshape(n, -1).tolist()
+    sizes = _shapes(n, about)
     return [np.frombuffer(row, dtype).reshape(s) for row, s in zip(rows, sizes, strict=True)]
+
+
+def _shapes(n: int, about: Mapping[str, Any]) -> list[tuple[int, ...]]:
+    """The shapes of the rows, if they vary."""
+    if "shapes" not in about:
+        return []
+    return [tuple(s) for s in np.frombuffer(about["shapes"], "<i4").reshape(n, -1).tolist()]
