@@ -102,10 +102,23 @@ def test_settings_of_mongod(stack_factory: Make) -> None:
             parsed = client.admin.command("getCmdLineOpts")["parsed"]
         assert parsed["net"]["bindIp"] == "127.0.0.1"
         assert parsed["storage"]["wiredTiger"]["engineConfig"]["cacheSizeGB"] == 0.5
+        assert parsed["storage"]["wiredTiger"]["engineConfig"]["journalCompressor"] == "none"
         assert parsed["replication"]["oplogSizeMB"] == 1024
         assert parsed["storage"]["oplogMinRetentionHours"] == 0.25
         with pytest.raises(ServiceError, match="`service`.*'kafka'"):
             _ = stack.kafka
+
+
+def test_a_journal_that_was_compressed_stays_so(stack_factory: Make, tmp_path: Path) -> None:
+    (tmp_path / "stack0" / "mongodb").mkdir(parents=True)  # as an older release made it
+    with stack_factory(services=("mongodb",)) as stack:
+        with pymongo.MongoClient(stack.mongodb) as client:
+            parsed = client.admin.command("getCmdLineOpts")["parsed"]
+            assert "journalCompressor" not in parsed["storage"]["wiredTiger"]["engineConfig"]
+            client.test.rows.insert_one({"_id": 1})
+            stack.kill("mongodb")
+            stack.restart("mongodb")
+            assert client.test.rows.find_one() == {"_id": 1}
 
 
 def test_second_up_joins_and_stops_nothing(folder: Path) -> None:
