@@ -261,7 +261,7 @@ def test_the_oldest_versions_are_the_lower_bounds() -> None:
     extras = setup["options.extras_require"]
     needs = [
         setup["options"]["install_requires"],
-        *(extras[e] for e in ("kafka", "jax", "tensorflow")),
+        *(extras[e] for e in ("kafka", "jax", "tensorflow", "datasets")),
     ]
     bounds = dict(re.findall(r"^([\w-]+)>=([\w.]+)", "\n".join(needs), re.MULTILINE))
     pins = dict(
