@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keras_tl.datasets.collection import Dataset
 from keras_tl.datasets.fields import Field
@@ -15,6 +15,9 @@ from keras_tl.datasets.schema import Schema
 from keras_tl.storage import hooks
 from keras_tl.storage.connection import Connection
 
+if TYPE_CHECKING:
+    from keras_tl.datasets.seen import Seen
+
 #: Of each dataset: indexes as keys and options, and options of the collection.
 COLLECTIONS: dict[str, tuple[list[tuple[Any, dict[str, Any]]], dict[str, Any]]] = {
     "packs": ([], {}),
@@ -22,6 +25,7 @@ COLLECTIONS: dict[str, tuple[list[tuple[Any, dict[str, Any]]], dict[str, Any]]] 
         [
             ("blobs", {"sparse": True}),
             ("died", {"sparse": True}),
+            ("gone.key", {"sparse": True}),
         ],
         {},
     ),
@@ -128,6 +132,23 @@ class Datasets(Importing):
     def __iter__(self) -> Iterator[str]:
         for document in self.connection.db["datasets"].find({}, {"_id": 1}).sort("_id", 1):
             yield document["_id"]
+
+    def saw(self, key: str, sample: str) -> list[Seen]:
+        """The versions of models that were trained on a sample, by way of a snapshot.
+
+        Args:
+            key: the dataset's key.
+            sample: the sample's key, which may have been edited or deleted since.
+
+        Returns:
+            `Seen(model, version, snapshot)`, by model and version.
+
+        Raises:
+            KeyError: if there is no such dataset.
+        """
+        from keras_tl.datasets.seen import saw
+
+        return saw(self[key], sample)
 
     def delete(self, key: str) -> None:
         """Removes a dataset with its samples, predictions, views and snapshots.

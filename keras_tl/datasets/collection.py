@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from keras_tl.datasets import block, outbox
+from keras_tl.datasets import block, indexes, outbox
 from keras_tl.datasets.names import check_key
 from keras_tl.datasets.schema import Schema
 from keras_tl.datasets.view import View
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
     from pymongo.collection import Collection
 
+    from keras_tl.datasets.saved import Views
+    from keras_tl.datasets.snapshots import Snapshots
     from keras_tl.storage.connection import Connection
 
 
@@ -73,6 +75,41 @@ class Dataset(View):
 
     def _collection(self, kind: str) -> Collection[dict[str, Any]]:
         return self.connection.db[f"{kind}.{self.slug}"]
+
+    @property
+    def views(self) -> Views:
+        """The saved views: `ds.views["good"]`."""
+        from keras_tl.datasets.saved import Views
+
+        return Views(self)
+
+    @property
+    def snapshots(self) -> Snapshots:
+        """The frozen views: `ds.snapshots["v1"]`."""
+        from keras_tl.datasets.snapshots import Snapshots
+
+        return Snapshots(self)
+
+    @property
+    def indexes(self) -> list[dict[str, Any]]:
+        """The indexes on labels and tags: `fields`, `auto`, `ready`, and when last `used`."""
+        return indexes.listed(self)
+
+    def create_index(self, *names: str) -> None:
+        """Makes an index on labels and tags, in this order, and waits until it is there.
+
+        Raises:
+            ValueError: for a name that is not there.
+        """
+        indexes.create(self, names)
+
+    def drop_index(self, *names: str) -> None:
+        """Drops an index, one that was made by itself, too.
+
+        Raises:
+            KeyError: if there is none on these names.
+        """
+        indexes.drop(self, names)
 
     def refresh(self) -> None:
         """Reads its document again, which others may have changed: tags, indexes.

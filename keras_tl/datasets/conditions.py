@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from keras_tl.datasets.names import check_name
 from keras_tl.datasets.plan import Conditions
 from keras_tl.datasets.schema import TAGS
@@ -145,7 +147,7 @@ def _typed(schema: Schema, name: str, condition: str, value: Any) -> Any:
     if value is None or name.startswith(PREDICTION):
         return value
     if name in schema.labels and isinstance(value, str) and schema.labels[name].names is not None:
-        return int(schema.labels[name].check(value, f"`{condition}`"))
+        return int(np.asarray(schema.labels[name].check(value, f"`{condition}`")))
     declared = float if name in schema.labels else tag_type(schema, name)
     if _kind(type(value)) != _kind(declared):
         raise ValueError(

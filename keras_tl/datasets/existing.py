@@ -166,7 +166,7 @@ def apply(
         there += 1
     if there != len(seen):
         raise Moved
-    heads.kill(dataset, [old["at"] for old in plan.moved.values()], now, session)
+    heads.kill(dataset, {old["at"]: key for key, old in plan.moved.items()}, now, session)
     changes = [
         UpdateOne({"_id": new["_id"]}, {"$set": {name: new[name] for name in fields}})
         for new in samples

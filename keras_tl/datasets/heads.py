@@ -14,11 +14,18 @@ if TYPE_CHECKING:
     from keras_tl.datasets.collection import Dataset
 
 
-def kill(dataset: Dataset, rows: Iterable[int], now: datetime, session: ClientSession) -> None:
-    """Marks the rows at these addresses as dead; when the last one of a pack dies is noted."""
+def kill(dataset: Dataset, rows: Mapping[int, str], now: datetime, session: ClientSession) -> None:
+    """Marks rows as dead; when the last one of a pack dies is noted.
+
+    Args:
+        dataset: the dataset.
+        rows: whose they were, by address: a snapshot may have them, and is found by it.
+        now: the server's time.
+        session: with the transaction.
+    """
     from pymongo import UpdateOne
 
-    dying = by_pack(dataset, dict.fromkeys(rows))
+    dying = by_pack(dataset, rows)
     changes = []
     for head in _read(dataset, dying, {"n": 1, "dead": 1}, session):
         n = head["n"]
@@ -31,7 +38,9 @@ def kill(dataset: Dataset, rows: Iterable[int], now: datetime, session: ClientSe
         }
         if not live:
             values["died"] = now
-        changes.append(UpdateOne({"_id": head["_id"]}, {"$set": values}))
+        gone = [{"row": row, "key": key} for row, key in dying[head["_id"]].items()]
+        change = {"$set": values, "$push": {"gone": {"$each": gone}}}
+        changes.append(UpdateOne({"_id": head["_id"]}, change))
     if changes:
         dataset.heads.bulk_write(changes, ordered=False, session=session)
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from keras_tl.datasets.conditions import path
 from keras_tl.datasets.rows import Order
 
 if TYPE_CHECKING:
@@ -63,13 +64,13 @@ def shape_of(query: Mapping[str, Any], sort: Order) -> Shape | None:
     """
     equal: set[str] = set()
     ranges: list[str] = []
-    for path, clause in _clauses(query):
+    for place, clause in _clauses(query):
         if clause.keys() & {"$eq", "$in"}:
-            equal.add(path)
+            equal.add(place)
         elif clause.keys() & _RANGES:
-            ranges.append(path)
-    wanted = [path for path, _ in sort if path != "at"] + sorted(ranges)
-    then = next((path for path in wanted if path not in equal), None)
+            ranges.append(place)
+    wanted = [place for place, _ in sort if place != "at"] + sorted(ranges)
+    then = next((place for place in wanted if place not in equal), None)
     if "_id" in equal or then == "_id" or not (equal or then):
         return None
     return Shape(tuple(sorted(equal)), then)
@@ -77,12 +78,12 @@ def shape_of(query: Mapping[str, Any], sort: Order) -> Shape | None:
 
 def _clauses(query: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The conditions by path that all have to hold."""
-    for path, clause in query.items():
-        if path == "$and":
+    for place, clause in query.items():
+        if place == "$and":
             for part in clause:
                 yield from _clauses(part)
-        elif not path.startswith("$"):
-            yield path, clause
+        elif not place.startswith("$"):
+            yield place, clause
 
 
 class _Known:
@@ -152,7 +153,9 @@ def wait(dataset: Dataset) -> None:
 
 def create(dataset: Dataset, names: Sequence[str]) -> None:
     """Makes an index (see `Dataset.create_index`)."""
-    fields = tuple(names)
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"`names` must be one name or more, none twice. Received: {names!r}")
+    fields = tuple(path(dataset.schema, name, what="names") for name in names)
     name = _name(fields)
     # The list first: an index that is not listed is dropped.
     _update(dataset, {"$set": {f"indexes.{name}": {"fields": list(fields), "auto": False}}})
@@ -168,7 +171,7 @@ def drop(dataset: Dataset, names: Sequence[str]) -> None:
     Raises:
         KeyError: if there is none of these names.
     """
-    name = _name(tuple(names))
+    name = "+".join(names)
     if name not in _document(dataset).get("indexes", {}):
         raise KeyError(f"`names` must be those of an index. Received: {list(names)}")
     _update(dataset, {"$unset": {f"indexes.{name}": "", f"usage.{name}": ""}})
@@ -316,9 +319,9 @@ def _outline(query: Any) -> Any:
 
 
 def _words(query: Mapping[str, Any], sort: Order) -> str:
-    paths = dict.fromkeys(path for path, _ in _clauses(query))
-    parts = [f"conditions on {', '.join(_bare(list(paths)))}"] if paths else []
-    parts += [f"an order by {_bare([path])[0]}" for path, _ in sort[:1]]
+    places = dict.fromkeys(place for place, _ in _clauses(query))
+    parts = [f"conditions on {', '.join(_bare(list(places)))}"] if places else []
+    parts += [f"an order by {_bare([place])[0]}" for place, _ in sort[:1]]
     return " and ".join(parts) or "such conditions"
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -19,21 +20,33 @@ if TYPE_CHECKING:
     from keras_tl.datasets.collection import Dataset
     from keras_tl.datasets.schema import Schema
 
-#: `{at: number}` as BSON, by its length: length, type, "at", NUL, the number, NUL.
-_AT = {
-    4 + 4 + size + 1: np.dtype([("head", "<i8"), ("at", f"<i{size}"), ("end", "i1")])
-    for size in (4, 8)
-}
+T = TypeVar("T")
+
+_SNAPSHOT_UNAVAILABLE, _TRIES = 246, 20
 _ONLY_AT = {"_id": 0, "at": 1}
 _FEW = 10_000  # rows that are asked for one by one
 _BATCH = 100_000  # documents that a reply may hold
 
 
-@contextmanager
-def live(dataset: Dataset) -> Iterator[Live]:
-    """The dataset as it is at one moment, whatever is written meanwhile."""
-    with dataset.connection.client.start_session(snapshot=True) as session:
-        yield Live(dataset, session)
+def ask(dataset: Dataset, question: Callable[[Live], T]) -> T:
+    """The answer of the dataset as it is at one moment, whatever is written meanwhile.
+
+    Args:
+        dataset: the dataset.
+        question: asked of the store; again, if the server is just changing the collection.
+    """
+    from pymongo.errors import OperationFailure
+
+    for tries in count():
+        try:
+            with dataset.connection.client.start_session(snapshot=True) as session:
+                return question(Live(dataset, session))
+        except OperationFailure as error:
+            # An index, or the collection itself, is younger than the moment that was asked for.
+            if error.code != _SNAPSHOT_UNAVAILABLE or tries >= _TRIES:
+                raise
+            time.sleep(0.02 * (tries + 1))
+    raise AssertionError
 
 
 class Live:
@@ -60,16 +73,17 @@ class Live:
             return self.heads(())[0][:limit]
         indexes.visit(self.dataset, query, sort)
         order = sort or ([("at", 1)] if limit is not None else None)
-        found = self.dataset.samples.find_raw_batches(
+        found = self.dataset.samples.find(
             query,
             _ONLY_AT,
             sort=order,
             limit=limit or 0,
             batch_size=_BATCH,
-            allow_disk_use=bool(order),
+            allow_disk_use=True if order else None,
             session=self._session,
         )
-        at = addresses(b"".join(found))
+        # `to_list` is faster than raw batches, of which pymongo makes an object a document.
+        at = np.array([document["at"] for document in found.to_list()], np.int64)
         return at if order else np.sort(at)
 
     def count(self, query: dict[str, Any], limit: int | None) -> int:
@@ -82,8 +96,8 @@ class Live:
             return total if limit is None else min(total, limit)
         indexes.visit(self.dataset, query, [])
         options = {} if limit is None else {"limit": limit}
-        count = self.dataset.samples.count_documents(query, session=self._session, **options)
-        return int(count)
+        found = self.dataset.samples.count_documents(query, session=self._session, **options)
+        return int(found)
 
     def keys(self, rows: Rows) -> list[str]:
         """The samples' keys."""
@@ -98,24 +112,17 @@ class Live:
 
     def table(self, rows: Rows, paths: Sequence[str]) -> list[list[Any]]:
         """What the samples have at each path, as their documents have it."""
-        from bson import decode_all
-
         query = rows.query
         if len(rows.at) <= _FEW:
             query = both(query, {"at": {"$in": rows.at.tolist()}})
         projection = {"_id": int("_id" in paths), "at": 1, **dict.fromkeys(paths, 1)}
-        samples = self.dataset.samples
-        at: list[int] = []
-        found: list[list[Any]] = [[] for _ in paths]
-        for batch in samples.find_raw_batches(
+        documents = self.dataset.samples.find(
             query, projection, batch_size=_BATCH, session=self._session
-        ):
-            documents = decode_all(batch, samples.codec_options)
-            at += [document["at"] for document in documents]
-            for values, path in zip(found, paths, strict=True):
-                values += _at_path(documents, path)
-        place = _positions(np.array(at, np.int64), rows.at).tolist()
-        return [[values[i] for i in place] for values in found]
+        ).to_list()
+        at = np.array([document["at"] for document in documents], np.int64)
+        place = _positions(at, rows.at).tolist()
+        documents = [documents[i] for i in place]
+        return [_at_path(documents, path) for path in paths]
 
     def labels(self, at: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
         """The columns of labels, from the heads of the packs."""
@@ -125,6 +132,18 @@ class Live:
         every, columns = self.heads(names, packs if len(packs) <= _FEW else None, dead=True)
         place = _positions(every, at)
         return {name: column[place] for name, column in columns.items()}
+
+    def digests(self, at: np.ndarray) -> np.ndarray:
+        """The SHA-256 of each row, uint8 `(n, 32)`."""
+        packs, place = np.unique(at // self.dataset.rows, return_inverse=True)
+        query = {"_id": {"$in": packs.tolist()}} if len(packs) <= _FEW else {}
+        found = self.dataset.heads.find(query, {"digests": 1}, session=self._session)
+        by_pack = {head["_id"]: head["digests"] for head in found}
+        table = np.zeros((len(packs), self.dataset.rows, 32), np.uint8)
+        for digests, pack in zip(table, packs.tolist(), strict=True):
+            rows = np.frombuffer(by_pack[pack], np.uint8).reshape(-1, 32)
+            digests[: len(rows)] = rows
+        return table[place, at % self.dataset.rows]
 
     def heads(
         self, names: Sequence[str], packs: np.ndarray | None = None, dead: bool = False
@@ -203,27 +222,6 @@ def predictions(
 
 def _equal(**values: Any) -> dict[str, Any]:
     return {name: {"$eq": value} for name, value in values.items()}
-
-
-def addresses(data: bytes) -> np.ndarray:
-    """The numbers of documents `{at: number}`, one after the other.
-
-    Example:
-
-    >>> from bson import encode
-    >>> addresses(encode({"at": 7}) + encode({"at": 2**40})).tolist()
-    [7, 1099511627776]
-    """
-    if not data:
-        return np.empty(0, np.int64)
-    kind = _AT.get(data[0])
-    if kind is not None and len(data) % kind.itemsize == 0:
-        documents = np.frombuffer(data, kind)
-        if (documents["head"] == documents["head"][0]).all():
-            return documents["at"].astype(np.int64)
-    from bson import decode_all
-
-    return np.array([document["at"] for document in decode_all(data)], np.int64)
 
 
 def _alive(head: dict[str, Any]) -> np.ndarray:

@@ -158,8 +158,7 @@ def _row(about: Mapping[str, Any], row: int) -> dict[str, Any]:
 
 def listed(view: View) -> Iterator[Sample]:
     """The samples of a view, some at a time (see `View.__iter__`)."""
-    with view._store() as store:
-        at = evaluate(view.plan, store).at
+    at = view._ask(lambda store: evaluate(view.plan, store).at)
     reader = Reader(view.dataset)
     for begin in range(0, len(at), _LISTED):
         group = at[begin : begin + _LISTED].tolist()

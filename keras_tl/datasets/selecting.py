@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from keras_tl.datasets import conditions as compiling
@@ -21,21 +22,26 @@ class Selecting:
     Attributes:
         dataset: the dataset.
         plan: the steps of the view.
-        names: the fields and tags that were chosen (`fields`), or `None`.
+        chosen: the fields and tags that are read (`fields`), or `None`: all.
         join: model and version whose predictions were joined, or `None`.
         base: the snapshot that it is a view of, or `None`: the dataset as it is.
     """
 
     dataset: Dataset
     plan: Plan
-    names: tuple[str, ...] | None
+    chosen: tuple[str, ...] | None
     join: Joined | None
     base: Snapshot | None
+
+    @property
+    def source(self) -> tuple[str, str | None]:
+        """What its rows are taken from: the dataset's `uid`, and the snapshot's id."""
+        return self.dataset.uid, None if self.base is None else self.base.id
 
     def _made(self, **changes: Any) -> View:
         from keras_tl.datasets.view import View
 
-        about = {name: getattr(self, name) for name in ("plan", "names", "join", "base")}
+        about = {name: getattr(self, name) for name in ("plan", "chosen", "join", "base")}
         return View(self.dataset, **{**about, **changes})
 
     def _then(self, step: Step) -> View:
@@ -118,7 +124,7 @@ class Selecting:
                 compiling.path(schema, str(name), self.join is not None, "names")
         if not names or len(set(names)) != len(names):
             raise ValueError(f"`names` must be one name or more, none twice. Received: {names!r}")
-        return self._made(names=names)
+        return self._made(chosen=names)
 
     def join_predictions(self, model: str, version: int) -> View:
         """Lets `prediction.NAME` name what a version of a model has predicted for a sample.
@@ -142,7 +148,7 @@ class Selecting:
     def _combined(self, operation: str, other: Any) -> View:
         if not isinstance(other, Selecting):
             return NotImplemented
-        if (other.dataset.uid, other.base) != (self.dataset.uid, self.base):
+        if other.source != self.source:
             raise ValueError(
                 "`other` must be a view of the same dataset and, of a snapshot's views, of the "
                 f"same snapshot. Received: {other!r}"
@@ -168,15 +174,9 @@ class Selecting:
         """
         if _whole(k, "k") < 2:
             raise ValueError(f"`k` must be 2 or more. Received: {k!r}")
-        parts = [(1 / k,) * k, _seed(seed), self._stratified(stratify)]
-        fractions, seed, by = parts
-        return [
-            (
-                self._then(Part(fractions, i, True, seed, by)),
-                self._then(Part(fractions, i, False, seed, by)),
-            )
-            for i in range(k)
-        ]
+        fractions, by = (1 / k,) * k, self._stratified(stratify)
+        parts = [Part(fractions, i, False, _seed(seed), by) for i in range(k)]
+        return [(self._then(replace(part, outside=True)), self._then(part)) for part in parts]
 
     def split(
         self, parts: Mapping[str, float], seed: int = 0, stratify: str | None = None

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from keras_tl.datasets import folds, indexes
 from keras_tl.datasets.conditions import both
-from keras_tl.datasets.live import live
+from keras_tl.datasets.live import ask
 from keras_tl.datasets.names import check_key
 from keras_tl.datasets.plan import Joined, Plan, describe, to_document
+from keras_tl.datasets.preview import Looking
 from keras_tl.datasets.resolved import Resolved, resolve
-from keras_tl.datasets.rows import Rows, evaluate, leading, order_by
+from keras_tl.datasets.rows import Rows, Store, evaluate, leading, order_by
 from keras_tl.datasets.selecting import Selecting
 
 if TYPE_CHECKING:
     from keras_tl.datasets.collection import Dataset
     from keras_tl.datasets.sample import Sample
     from keras_tl.datasets.snapshots import Snapshot
+    from keras_tl.datasets.watching import Change
+
+T = TypeVar("T")
 
 
-class View(Selecting):
+class View(Selecting, Looking):
     """Some samples of a dataset, in some order: a question, which is asked when it is read.
 
     A view stores and copies nothing, and never changes; samples that meet its conditions later are
@@ -33,7 +36,7 @@ class View(Selecting):
     Args:
         dataset: the dataset.
         plan: the view's steps.
-        names: fields and tags that are read; default: all.
+        chosen: fields and tags that are read; default: all.
         join: model and version whose predictions are joined.
         base: the snapshot that it is a view of; default: the dataset as it is.
 
@@ -50,13 +53,13 @@ class View(Selecting):
         self,
         dataset: Dataset,
         plan: Plan = (),
-        names: tuple[str, ...] | None = None,
+        chosen: tuple[str, ...] | None = None,
         join: Joined | None = None,
         base: Snapshot | None = None,
     ) -> None:
         self.dataset = dataset
         self.plan = plan
-        self.names = names
+        self.chosen = chosen
         self.join = join
         self.base = base
 
@@ -64,14 +67,9 @@ class View(Selecting):
         source = f", snapshot={self.base.id[:12]!r}" if self.base is not None else ""
         return f"View({self.dataset.key!r}{source}, {describe(self.plan)})"
 
-    @contextmanager
-    def _store(self) -> Iterator[Any]:
-        """What the view is evaluated on, at one moment."""
-        if self.base is not None:
-            yield self.base.store
-        else:
-            with live(self.dataset) as store:
-                yield store
+    def _ask(self, question: Callable[[Any], T]) -> T:
+        """The answer of what the view is evaluated on, at one moment."""
+        return ask(self.dataset, question) if self.base is None else question(self.base.store)
 
     def resolve(self, extra: Sequence[str] = ()) -> Resolved:
         """Where the view's samples are, with their labels, at this moment.
@@ -82,22 +80,20 @@ class View(Selecting):
         Raises:
             ValueError: if `extra` names something else.
         """
-        with self._store() as store:
-            return resolve(self.dataset, store, self.plan, self.names, extra, self.join)
+        about = self.plan, self.chosen, extra, self.join
+        return self._ask(lambda store: resolve(self.dataset, store, *about))
 
     @property
     def count(self) -> int:
         """How many samples there are."""
-        with self._store() as store:
-            query, _, limit, rest = leading(self.plan, self.dataset.schema)
-            if rest:
-                return len(evaluate(self.plan, store).at)
-            return int(store.count(query, limit))
+        query, _, limit, rest = leading(self.plan, self.dataset.schema)
+        if rest:
+            return self._ask(lambda store: len(evaluate(self.plan, store).at))
+        return self._ask(lambda store: int(store.count(query, limit)))
 
     def keys(self) -> list[str]:
         """The keys of the samples, in the view's order."""
-        with self._store() as store:
-            return list(store.keys(evaluate(self.plan, store)))
+        return self._ask(lambda store: list(store.keys(evaluate(self.plan, store))))
 
     def __iter__(self) -> Iterator[Sample]:
         """The samples, in the view's order.
@@ -145,7 +141,8 @@ class View(Selecting):
         wanted = sorted({check_key(key, "keys") for key in keys})
         one = {"_id": {"$in": wanted}}
         query, _, limit, rest = leading(self.plan, self.dataset.schema)
-        with self._store() as store:
+
+        def question(store: Store) -> set[str]:
             if limit is None and not rest:
                 # A key is looked up in its index, whatever the other conditions are.
                 rows = Rows(store.select(both(one, query), [], None))
@@ -153,6 +150,8 @@ class View(Selecting):
                 at = store.select(one, [], None)
                 rows = Rows(at[np.isin(at, evaluate(self.plan, store).at)])
             return set(store.keys(rows))
+
+        return self._ask(question)
 
     def _documents(self, query: Mapping[str, Any]) -> list[dict[str, Any]]:
         """What is known of samples that a filter lets through, without their tensors."""
@@ -195,6 +194,52 @@ class View(Selecting):
                 f"`label` must be an integer label of the dataset: {listed}. Received: {label!r}"
             )
         return folds.class_weights(self.fields(label).resolve().columns[label])
+
+    def save(self, name: str) -> View:
+        """Keeps the view under a name, as a question: `ds.views[name]`.
+
+        Raises:
+            ValueError: if another view has the name.
+        """
+        from keras_tl.datasets.saved import Views
+
+        Views(self.dataset).save(self, name)
+        return self
+
+    def freeze(self, name: str) -> Snapshot:
+        """Freezes the samples with their labels and tags as they are: `ds.snapshots[name]`.
+
+        A snapshot is a set: it is in the order of storage. No tensor is copied, and rows that a
+        snapshot has are kept when their samples are edited or deleted. Frozen again, samples that
+        are the same are the same snapshot.
+
+        Raises:
+            ValueError: if another snapshot has the name.
+        """
+        from keras_tl.datasets.snapshots import freeze
+
+        return freeze(self, name)
+
+    def watch(self, timeout: float | None = None) -> Iterator[Change]:
+        """What comes into the view, changes in it and leaves it, from now on.
+
+        Args:
+            timeout: s without a change after which it ends; default: never.
+
+        Returns:
+            `Change(kind, key)`, where `kind` is `"entered"`, `"changed"` or `"left"`. Each change
+            is told once at least; one that was undone at once may not be.
+
+        Example:
+
+        ```python
+        for change in ds.where(y=None).watch():
+            print(change.kind, change.key)
+        ```
+        """
+        from keras_tl.datasets.watching import watch
+
+        return watch(self, timeout)
 
     @property
     def provenance(self) -> dict[str, Any]:

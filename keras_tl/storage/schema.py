@@ -52,6 +52,7 @@ COLLECTIONS: dict[str, Collection] = {
         [
             ([("model", 1), ("version", -1)], {"unique": True}),
             ([("run", 1), ("step", 1)], {}),
+            ([("data.snapshot", 1)], {"sparse": True}),
         ],
     ),
     "transitions": Collection(
@@ -70,10 +71,15 @@ COLLECTIONS: dict[str, Collection] = {
         ["slug", "uid", "schema", "rows", "next"], [([("slug", 1)], {"unique": True})]
     ),
     "snapshots": Collection(
-        ["dataset", "n"],
-        [([("dataset", 1), ("name", 1)], {}), ([("blobs", 1)], {"sparse": True})],
+        ["dataset", "uid", "root", "names", "n", "packs", "blobs"],
+        [
+            ([("uid", 1), ("names", 1)], {"unique": True}),
+            ([("uid", 1), ("root", 1)], {}),
+            ([("uid", 1), ("packs.n", 1)], {}),
+            ([("blobs", 1)], {}),
+        ],
     ),
-    "views": Collection(["dataset"], [([("dataset", 1), ("name", 1)], {})]),
+    "views": Collection(["dataset", "uid", "name", "plan"], [([("uid", 1), ("name", 1)], {})]),
     # What happened to samples, one document a block, for those who follow a dataset.
     "outbox": Collection(
         ["dataset", "kind", "n", "at"],

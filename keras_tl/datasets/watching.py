@@ -1,0 +1,210 @@
+"""`view.watch()`: what comes into a view, changes in it and leaves it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from keras_tl.datasets.plan import Combine, Plan, Sort, Where
+from keras_tl.datasets.rows import leading
+from keras_tl.storage.bell import Listener
+
+if TYPE_CHECKING:
+    from keras_tl.datasets.collection import Dataset
+    from keras_tl.datasets.view import View
+
+log = logging.getLogger("keras_tl")
+
+_POLL = 1.0  # s between two looks where there is no change stream, and between tries to get one
+# What is told bears the time of its transaction, which lasts a minute and is tried for two.
+_LATE = timedelta(minutes=5)
+_KEYS = 10_000  # looked up at a time
+_AWAIT_MS, _TOGETHER = 100, 1000  # of a change stream: wait for a word, words at a time
+_HISTORY_LOST = 286
+
+
+class Change(NamedTuple):
+    """Something that happened to a view.
+
+    Args:
+        kind: `"entered"`, `"changed"` (its tensors, labels, tags, or the predictions that the view
+            joins) or `"left"`.
+        key: the sample's key.
+    """
+
+    kind: str
+    key: str
+
+
+def watch(view: View, timeout: float | None) -> Iterator[Change]:
+    """The changes of a view (see `View.watch`); it is listened to from this call on."""
+    if timeout is not None and not timeout >= 0:
+        raise ValueError(f"`timeout` must be 0 s or more. Received: {timeout!r}")
+    if view.base is not None:
+        raise ValueError(f"A snapshot does not change, so it cannot be watched. Received: {view!r}")
+    news = News(view.dataset)
+    return _changes(view, news, set(view.keys()), timeout)
+
+
+def _changes(view: View, news: News, members: set[str], timeout: float | None) -> Iterator[Change]:
+    quiet = time.monotonic()
+    with news:
+        while timeout is None or time.monotonic() - quiet < timeout:
+            left = _POLL if timeout is None else quiet + timeout - time.monotonic()
+            events, lost = news.wait(max(0.0, min(_POLL, left)))
+            told = _told(view, events)
+            if told or lost:
+                for change in _differences(view, members, told, lost or _depends(view)):
+                    yield change
+                    quiet = time.monotonic()
+
+
+def _told(view: View, events: Sequence[Mapping[str, Any]]) -> set[str]:
+    """The keys that events tell of, as far as they concern the view."""
+    told: set[str] = set()
+    rows = view.dataset.rows
+    joins = {view.join, *_joins(view.plan)}
+    for event in events:
+        if event["kind"] == "predicted" and (event["model"], event["version"]) not in joins:
+            continue
+        told.update(event.get("keys", ()))
+        for pack in event.get("packs", ()):
+            query = {"at": {"$gte": pack * rows, "$lt": (pack + 1) * rows}}
+            told.update(d["_id"] for d in view.dataset.samples.find(query, {"_id": 1}))
+    return told
+
+
+def _joins(plan: Plan) -> Iterator[Any]:
+    for step in plan:
+        if isinstance(step, (Where, Sort)):
+            yield step.join
+        elif isinstance(step, Combine):
+            yield from _joins(step.other)
+
+
+def _depends(view: View) -> bool:
+    """Whether a change of one sample can bring another one in or out, as behind `limit`."""
+    _, _, limit, rest = leading(view.plan, view.dataset.schema)
+    return limit is not None or bool(rest)
+
+
+def _differences(
+    view: View, members: set[str], told: set[str], everything: bool
+) -> Iterator[Change]:
+    """What is otherwise than `members` says, which is brought up to date."""
+    inside: set[str] = set()
+    if everything:
+        inside = set(view.keys())
+        told = told | (inside ^ members)
+    else:
+        keys = sorted(told)
+        for begin in range(0, len(keys), _KEYS):
+            inside |= view.among(keys[begin : begin + _KEYS])
+    for key in sorted(told):
+        before, now = key in members, key in inside
+        if now:
+            members.add(key)
+            yield Change("changed" if before else "entered", key)
+        elif before:
+            members.discard(key)
+            yield Change("left", key)
+
+
+class News:
+    """What the outbox tells of a dataset from now on: by a change stream, or by looking there.
+
+    Args:
+        dataset: the dataset.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._outbox = dataset.connection.db["outbox"]
+        self._own = {"dataset": dataset.key, "uid": dataset.uid}
+        self._token: Any = None  # of the last word that came
+        self._listener: Listener | None = None
+        self._stream: Any = None
+        self._since = dataset.now()
+        self._seen: dict[Any, Any] = {}
+        self._open()
+        if self._stream is None:
+            self._seen = {event["_id"]: event["at"] for event in self._recent()}
+
+    def __enter__(self) -> News:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._stream is not None:
+            self._stream.close()
+        if self._listener is not None:
+            self._listener.close()
+
+    def wait(self, timeout: float) -> tuple[list[dict[str, Any]], bool]:
+        """What was told, after `timeout` s at most, and whether some of it was lost."""
+        from pymongo.errors import ConnectionFailure, OperationFailure
+
+        try:
+            if self._listener is not None:
+                return self._poll(timeout), False
+            if self._stream is None:  # the server was away
+                self._open()
+            return self._next(timeout), False
+        except OperationFailure as error:
+            if error.code != _HISTORY_LOST:
+                raise
+            self._stream = self._token = None  # from here on; what lies between is looked up
+            return [], True
+        except ConnectionFailure:
+            self._stream = None
+            time.sleep(min(timeout, _POLL))
+            return [], False
+
+    def _open(self) -> None:
+        from pymongo.errors import OperationFailure
+
+        inside = {f"fullDocument.{name}": value for name, value in self._own.items()}
+        match = {"operationType": "insert", **inside}
+        try:
+            self._stream = self._outbox.watch(
+                [{"$match": match}], resume_after=self._token, max_await_time_ms=_AWAIT_MS
+            )
+        except OperationFailure as error:
+            if error.code == _HISTORY_LOST:
+                raise
+            # A role without the right, or a server without change streams.
+            log.info(
+                "%r is looked at each second: no change stream (%s)", self._dataset, error.code
+            )
+            self._listener = Listener(
+                self._dataset.connection, "dataset.changed", dataset=self._dataset.key
+            )
+
+    def _next(self, timeout: float) -> list[dict[str, Any]]:
+        """The first word, and those that come at once behind it."""
+        end = time.monotonic() + timeout
+        found: list[dict[str, Any]] = []
+        while len(found) < _TOGETHER:
+            event = self._stream.try_next()
+            self._token = self._stream.resume_token
+            if event is not None:
+                found.append(event["fullDocument"])
+            elif found or time.monotonic() >= end:
+                break
+        return found
+
+    def _poll(self, timeout: float) -> list[dict[str, Any]]:
+        assert self._listener is not None
+        self._listener.wait(timeout)
+        fresh = [event for event in self._recent() if event["_id"] not in self._seen]
+        for event in fresh:
+            self._seen[event["_id"]] = event["at"]
+            self._since = max(self._since, event["at"])
+        self._seen = {n: at for n, at in self._seen.items() if at >= self._since - _LATE}
+        return fresh
+
+    def _recent(self) -> list[dict[str, Any]]:
+        query = {**self._own, "at": {"$gte": self._since - _LATE}}
+        return list(self._outbox.find(query).sort("at", 1))
