@@ -4,7 +4,8 @@ In the folder `columns/<uid>` of the cache a field has two files, named by its p
 
 - `N.rows`: sparse; the row of address `at` is at `at * bytes of a row`.
 - `N.index`: a record for each pack: `mark`, odd while the pack is there, else even, and one more
-  each time that this changes; `used`, when it was last verified; `n`, its rows; and their SHA-256.
+  each time that this changes; `used`, when it was last verified; `n`, its rows; and their hash
+  (`packs.raw_hash`).
 
 All is written by `pwrite` under a lock on `write`: data, record, mark, in this order, so that a
 process that dies leaves packs that are there as a whole, or not. A mark that is as it was says that
@@ -14,7 +15,6 @@ what was read meanwhile was not taken away. Files are extended, never cut: a map
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import logging
 import mmap
 import os
@@ -27,8 +27,9 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_tl.datasets import cache_room
+from keras_tl.datasets import cache_room, packs
 from keras_tl.datasets.columns import Columns, as_bytes, gather
+from keras_tl.datasets.fields import Field
 
 log = logging.getLogger("keras_tl")
 
@@ -52,7 +53,7 @@ class ColumnCache(Columns):
             (a twentieth in each process).
         uid: of the dataset.
         rows: rows of a pack.
-        sizes: bytes of a row by field.
+        fields: by name, of fixed size.
         places: the fields' places in the schema.
     """
 
@@ -62,10 +63,10 @@ class ColumnCache(Columns):
         limit: int,
         uid: str,
         rows: int,
-        sizes: Mapping[str, int],
+        fields: Mapping[str, Field],
         places: Mapping[str, int],
     ) -> None:
-        super().__init__(rows, sizes)
+        super().__init__(rows, {name: field.row_bytes or 0 for name, field in fields.items()})
         self._limit = limit
         self._unseen = limit  # bytes that may have been written since the last look: at first, all
         self._closed: str | None = None  # why nothing is kept any more
@@ -73,8 +74,8 @@ class ColumnCache(Columns):
         self._home = folder
         try:
             self._folder = _opened(folder / "columns" / uid)
-            for name, size in sizes.items():
-                self._columns[name] = self._folder.column(places[name], rows, size)
+            for name, field in fields.items():
+                self._columns[name] = self._folder.column(places[name], rows, name, field)
         except OSError as error:
             self._columns = {}
             self._close(f"cannot be written ({error})")
@@ -109,19 +110,24 @@ class ColumnCache(Columns):
                         column.drop(pack)
         return packs[~self.sure(packs)]
 
-    def put(self, pack: int, columns: Mapping[str, np.ndarray]) -> bool:
+    def put(
+        self, pack: int, columns: Mapping[str, np.ndarray], hashes: Mapping[str, str] | None = None
+    ) -> bool:
         if self._closed is not None or not self._columns:
             return False
         rows = {name: as_bytes(columns[name]) for name in self._columns}
         size = sum(data.nbytes for data in rows.values())
-        digests = {name: hashlib.sha256(data.reshape(-1).data).digest() for name, data in rows.items()}
+        known = dict(hashes or {})
+        for name, column in self._columns.items():
+            if name not in known:
+                known[name] = column.hash(rows[name])
         try:
             if not self._fits(size):
                 self._close(_FULL)
                 return False
             with self._folder.lock():
                 for name, column in self._columns.items():
-                    column.write(pack, rows[name], digests[name])
+                    column.write(pack, rows[name], known[name])
         except OSError as error:
             self._close(f"cannot be written ({error})")
             return False
@@ -169,11 +175,11 @@ class _Folder:
         weakref.finalize(self, os.close, self._fd)
         _live.add(self)
 
-    def column(self, place: int, rows: int, size: int) -> _Column:
+    def column(self, place: int, rows: int, name: str, field: Field) -> _Column:
         with self._mutex:
             found = self._columns.get(place)
             if found is None:
-                found = self._columns[place] = _Column(self.path / str(place), rows, size)
+                found = self._columns[place] = _Column(self.path / str(place), rows, name, field)
             return found
 
     @contextmanager
@@ -188,15 +194,16 @@ class _Folder:
 class _Column:
     """The two files of a field."""
 
-    def __init__(self, path: Path, rows: int, size: int) -> None:
-        self._rows, self._size = rows, size
+    def __init__(self, path: Path, rows: int, name: str, field: Field) -> None:
+        self._rows, self._size = rows, field.row_bytes or 0
+        self._name, self._field = name, field
         self._data_fd, self._index_fd = (
             os.open(f"{path}.{kind}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             for kind in ("rows", "index")
         )
         weakref.finalize(self, os.close, self._data_fd)
         weakref.finalize(self, os.close, self._index_fd)
-        self._data = np.empty((0, size), np.uint8)
+        self._data = np.empty((0, self._size), np.uint8)
         self._index = np.empty(0, _RECORD)
         self._verified = np.empty(0, np.uint32)
 
@@ -222,22 +229,25 @@ class _Column:
             return None
         begin = pack * self._rows
         data = self._data[begin : begin + min(int(n), self._rows)]
-        digest = hashlib.sha256(data.reshape(-1).data).digest()
+        found = self.hash(data)
         if self._index["mark"][pack] != mark:
             return None
-        if digest != sha.tobytes():
+        if found != sha.tobytes().hex():
             return False
         self._verified[pack] = mark
         self._note(pack, "used", int(time.time() / _MINUTES))
         return True
 
-    def write(self, pack: int, rows: np.ndarray, digest: bytes) -> None:
+    def hash(self, rows: np.ndarray) -> str:
+        return packs.raw_hash(self._name, self._field, rows.reshape(-1).data, len(rows))
+
+    def write(self, pack: int, rows: np.ndarray, sha: str) -> None:
         mark = int(self._index["mark"][pack])
         if mark & 1:  # another process was faster
             return
         _write(self._data_fd, rows.reshape(-1).data, pack * self._rows * self._size)
         used = int(time.time() / _MINUTES)
-        record = np.array((mark, used, len(rows), 0, digest), _RECORD)
+        record = np.array((mark, used, len(rows), 0, bytes.fromhex(sha)), _RECORD)
         _write(self._index_fd, record.tobytes(), pack * _RECORD.itemsize)
         self._note(pack, "mark", mark + 1)
         self._verified[pack] = mark + 1

@@ -51,8 +51,16 @@ class Columns:
         """Those of the packs that are not there, after a look at what is not sure."""
         return packs[~self.sure(packs)]
 
-    def put(self, pack: int, columns: Mapping[str, np.ndarray]) -> bool:
-        """Keeps the rows of a pack; whether it did."""
+    def put(
+        self, pack: int, columns: Mapping[str, np.ndarray], hashes: Mapping[str, str] | None = None
+    ) -> bool:
+        """Keeps the rows of a pack; whether it did.
+
+        Args:
+            pack: its number.
+            columns: its rows by field.
+            hashes: their `packs.raw_hash` by field, where that is known.
+        """
         with self._lock:
             for name, data in self._data.items():
                 rows = as_bytes(columns[name])

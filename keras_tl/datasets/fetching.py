@@ -25,6 +25,7 @@ def fetch(
     dataset: Dataset,
     numbers: Sequence[int],
     names: Iterable[str],
+    verified: set[int] | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Reads packs.
@@ -33,6 +34,7 @@ def fetch(
         dataset: the dataset.
         numbers: the packs.
         names: the fields whose payloads are wanted.
+        verified: packs that were verified, and need not be again; others are added.
         stopped: whether nobody waits for them any more.
 
     Yields:
@@ -58,7 +60,10 @@ def fetch(
         )
     while found:
         document = found.pop()
-        packs.verify(document)
+        if verified is None or document["_id"] not in verified:
+            packs.verify(document)
+            if verified is not None:
+                verified.add(document["_id"])
         yield document["_id"], document
 
 

@@ -53,7 +53,7 @@ def epoch_order(
     count = len(at)
     if count == 0:
         return np.empty(0, np.int64)
-    pack, packs = _numbered(at // rows)
+    pack, packs = numbered(at // rows)
     place = np.empty(packs, np.int64)
     place[_permutation(packs, seed, epoch)] = np.arange(packs)
     ends = _ends(packs, window)
@@ -111,7 +111,7 @@ def batch_random(seed: int, epoch: int, batch: int, shard: int = 0) -> np.random
     return np.random.Generator(np.random.Philox(key=_key(seed, epoch), counter=counter))
 
 
-def _numbered(packs: np.ndarray) -> tuple[np.ndarray, int]:
+def numbered(packs: np.ndarray) -> tuple[np.ndarray, int]:
     """The packs as numbers from 0 up, and how many there are."""
     first = int(packs.min())
     span = int(packs.max()) - first + 1

@@ -110,6 +110,20 @@ def verify(document: Mapping[str, Any]) -> None:
         )
 
 
+def raw_hash(name: str, field: Field, rows: Any, n: int) -> str:
+    """The hash of a field whose payload is its rows as they are, for a field of fixed size.
+
+    Args:
+        name: of the field.
+        field: its kind.
+        rows: their bytes.
+        n: how many rows.
+    """
+    assert field.dtype is not None and field.shape is not None
+    about = {"codec": "raw", "dtype": field.dtype.name, "shape": list(field.shape), "data": rows}
+    return _field_hash(n, name, about)
+
+
 def digests(schema: Schema, columns: Mapping[str, Column], n: int) -> bytes:
     """The SHA-256 of each row, 32 bytes each, over its tensors in the schema's order.
 

@@ -14,7 +14,7 @@ from keras_tl.datasets import packs
 from keras_tl.datasets.columns import Columns
 from keras_tl.datasets.fetching import fetch, patiently
 from keras_tl.datasets.fields import BLOB_BYTES, Field, Text
-from keras_tl.datasets.spans import Span, cut, overlap
+from keras_tl.datasets.spans import Ahead, Span, cut, overlap
 from keras_tl.storage.home import cache_settings
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 _THREADS = 2
 _REQUEST_BYTES, _REQUEST_PACKS = 8 << 20, 256
-_AHEAD_BYTES = 32 << 20  # that are asked for before they are wanted; and one span in any case
 _PIECE_BYTES = 4 << 20
 _VARIES = 1024  # bytes that a value of varying size counts
 
@@ -55,6 +54,7 @@ class Source:
         self._loose = {n: f for n, f in fields.items() if n not in self._fixed}
         self.row_bytes = sum(field.row_bytes or _VARIES for field in fields.values())
         self.columns = _columns(dataset, self._fixed, cache)
+        self._verified: set[int] = set()
 
     def take(self, at: np.ndarray) -> dict[str, np.ndarray]:
         """The values of samples.
@@ -96,25 +96,26 @@ class Source:
         rows, columns = self.dataset.rows, self.columns
         if columns is not None:
             columns.reserve(int(at.max()) // rows + 1)
-        plan = iter(cut(at, rows, min(size, count), max(1, self.row_bytes)))
-        ahead: deque[Span] = deque()
-        ready: deque[Span] = deque()
         most = max(1, _PIECE_BYTES // max(1, self.row_bytes * size))
+        ready: deque[Span] = deque()
         begin = 0
         pool = ThreadPoolExecutor(_THREADS, "keras_tl-samples")
+
+        def begun(first: int, last: int) -> Span:
+            span = Span(first, at[first:last], rows)
+            parts = self._parts(self._lacking(span))
+            span.futures = [pool.submit(self._load, span, part, stopped) for part in parts]
+            return span
+
+        ahead = Ahead(cut(at, rows, size, max(1, self.row_bytes)), begun, self.row_bytes)
         try:
             while begin < count:
-                least = min(begin + size, count)
-                enough = min(begin + most * size, count)
-                while not ready or ready[-1].end < least:
-                    self._look_ahead(ahead, plan, at, pool, stopped)
-                    ahead[0].wait()
-                    ready.append(ahead.popleft())
-                self._look_ahead(ahead, plan, at, pool, stopped)
-                while ahead and ahead[0].done and ready[-1].end < enough:
-                    ahead[0].wait()
-                    ready.append(ahead.popleft())
-                    self._look_ahead(ahead, plan, at, pool, stopped)
+                while not ready or ready[-1].end < min(begin + size, count):
+                    ready.append(ahead.next())
+                ahead.fill()  # not before the first batch is there: nothing holds it up
+                while ready[-1].end < begin + most * size and ahead.done:
+                    ready.append(ahead.next())
+                    ahead.fill()
                 batches = min(most, max(1, (ready[-1].end - begin) // size))
                 end = min(begin + batches * size, count)
                 yield begin, self._assembled(ready, at, begin, end)
@@ -124,29 +125,11 @@ class Source:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _look_ahead(
-        self,
-        ahead: deque[Span],
-        plan: Iterator[tuple[int, int]],
-        at: np.ndarray,
-        pool: ThreadPoolExecutor,
-        stopped: Callable[[], bool],
-    ) -> None:
-        """Starts to read spans, so that one waits, or more if they are small."""
-        waiting = sum(len(span.at) for span in ahead) * self.row_bytes
-        while not ahead or waiting < _AHEAD_BYTES:
-            begin, end = next(plan, (0, 0))
-            if not end:
-                return
-            span = Span(begin, at[begin:end], self.dataset.rows)
-            wanted = span.packs
-            if self.columns is not None and not self._loose:
-                wanted = wanted[~self.columns.sure(wanted)]
-            span.futures = [
-                pool.submit(self._load, span, part, stopped) for part in self._parts(wanted)
-            ]
-            ahead.append(span)
-            waiting += len(span.at) * self.row_bytes
+    def _lacking(self, span: Span) -> np.ndarray:
+        """The packs that have to be looked at before the span's rows can be gathered."""
+        if self.columns is None or self._loose:
+            return span.packs
+        return span.packs[~self.columns.sure(span.packs)]
 
     def _parts(self, wanted: np.ndarray) -> list[np.ndarray]:
         """What is asked for at a time: enough for each thread, and not too much."""
@@ -168,10 +151,11 @@ class Source:
         asked = wanted.tolist() if self._loose else sorted(lacking)
         if not asked:
             return
-        for pack, document in fetch(self.dataset, asked, names, stopped):
+        for pack, document in fetch(self.dataset, asked, names, self._verified, stopped):
             if pack in lacking:
                 found = packs.decode(document, self._fixed)
-                if columns is None or not columns.put(pack, found):
+                hashes = {n: f["hash"] for n, f in document["fields"].items() if _is_raw(f)}
+                if columns is None or not columns.put(pack, found, hashes):
                     for name, column in found.items():
                         span.put(pack, name, column)
             for name, column in packs.decode(document, self._loose).items():
@@ -183,6 +167,11 @@ class Source:
         parts = overlap(ready, begin, end)
         found: dict[str, np.ndarray] = {}
         for name, field in self._fixed.items():
+            if len(parts) == 1 and name in parts[0][0].own:
+                span, part = parts[0]
+                if span.has[name][part].all():
+                    found[name] = span.own[name][part]
+                    continue
             out = found[name] = np.empty((end - begin, *field.shape), field.dtype)  # type: ignore[misc]
             if not any(name in span.own for span, _ in parts):
                 if not self._gather(name, at[begin:end], out):
@@ -251,7 +240,11 @@ def _columns(dataset: Dataset, fields: Mapping[str, Field], cache: str | None) -
     from keras_tl.datasets.column_cache import ColumnCache
 
     places = {name: place for place, name in enumerate(dataset.schema.fields)}
-    return ColumnCache(folder, limit, dataset.uid, dataset.rows, sizes, places)
+    return ColumnCache(folder, limit, dataset.uid, dataset.rows, fields, places)
+
+
+def _is_raw(about: Mapping[str, Any]) -> bool:
+    return about.get("codec") == "raw"
 
 
 def _is_small(field: Field) -> bool:

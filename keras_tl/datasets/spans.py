@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 
+from keras_tl.datasets.order import numbered
+
 _TARGET_BYTES = 16 << 20
 _MOST_BYTES = 64 << 20
+_AHEAD_BYTES = 32 << 20  # that are asked for before they are wanted; and one span in any case
 
 
 def cut(at: np.ndarray, rows: int, first: int, row_bytes: int) -> list[tuple[int, int]]:
@@ -33,19 +37,21 @@ def cut(at: np.ndarray, rows: int, first: int, row_bytes: int) -> list[tuple[int
     count = len(at)
     if not count:
         return []
-    found, pack = np.unique(at // rows, return_inverse=True)
-    last = np.zeros(len(found), np.int64)
+    pack, packs = numbered(at // rows)
+    last = np.zeros(packs, np.int64)
     last[pack] = np.arange(count)  # of equal indices the last one counts
     reach = np.maximum.accumulate(last[pack])
     ends = np.flatnonzero(reach == np.arange(count)) + 1
     target, most = (max(first, size // row_bytes) for size in (_TARGET_BYTES, _MOST_BYTES))
     spans, begin, wanted = [], 0, first
     while begin < count:
-        end = int(ends[min(np.searchsorted(ends, begin + wanted), len(ends) - 1)])
+        place = int(np.searchsorted(ends, begin + wanted))
+        end = int(ends[min(place, len(ends) - 1)])
         if end - begin > most:
             end = begin + most
-            clean = int(ends[np.searchsorted(ends, end, "right") - 1])
-            end = clean if clean > begin and ends[0] <= end else end
+            clean = int(np.searchsorted(ends, end, "right"))
+            if clean and ends[clean - 1] > begin:
+                end = int(ends[clean - 1])
         spans.append((begin, end))
         begin, wanted = end, min(2 * max(wanted, end - begin), target)
     return spans
@@ -121,6 +127,48 @@ class Span:
             return self.own[name]
 
 
+class Ahead:
+    """Spans in their order, of which some are begun before they are asked for.
+
+    Args:
+        plan: their begins and ends.
+        begin: begins one.
+        row_bytes: bytes of a row, about.
+    """
+
+    def __init__(
+        self, plan: Iterable[tuple[int, int]], begin: Callable[[int, int], Span], row_bytes: int
+    ) -> None:
+        self._plan, self._begin, self._row_bytes = iter(plan), begin, row_bytes
+        self._begun: deque[Span] = deque()
+
+    def next(self) -> Span:
+        """The next span, once it is done; there must be one.
+
+        Raises:
+            Exception: what a thread has raised.
+        """
+        if not self._begun:
+            self._begun.append(self._begin(*next(self._plan)))
+        self._begun[0].wait()
+        return self._begun.popleft()
+
+    @property
+    def done(self) -> bool:
+        """Whether the next span is there already."""
+        return bool(self._begun) and self._begun[0].done
+
+    def fill(self) -> None:
+        """Begins the next span, and more if they are small."""
+        waiting = sum(len(span.at) for span in self._begun) * self._row_bytes
+        while not self._begun or waiting < _AHEAD_BYTES:
+            bounds = next(self._plan, None)
+            if bounds is None:
+                return
+            self._begun.append(self._begin(*bounds))
+            waiting += (bounds[1] - bounds[0]) * self._row_bytes
+
+
 def overlap(spans: Sequence[Span], begin: int, end: int) -> list[tuple[Span, slice]]:
     """The spans between two positions, and which of their rows are."""
     return [
@@ -128,10 +176,3 @@ def overlap(spans: Sequence[Span], begin: int, end: int) -> list[tuple[Span, sli
         for span in spans
         if span.begin < end and begin < span.end
     ]
-
-
-def joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Columns one below the other."""
-    if len(parts) == 1:
-        return dict(parts[0])
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

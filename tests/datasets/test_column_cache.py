@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_tl.datasets import cache_room, column_cache
+from keras_tl.datasets import Array, cache_room, column_cache
 from keras_tl.datasets.column_cache import ColumnCache
 from keras_tl.datasets.columns import Columns
 
 ROWS = 4
+FIELDS = {"x": Array((64, 64), "uint8"), "w": Array((), "float64")}
 SIZES = {"x": 4096, "w": 8}
 
 
@@ -35,7 +36,7 @@ def rows(pack: int, n: int = ROWS) -> dict[str, np.ndarray]:
 
 
 def opened(folder: Path, uid: str = "a", limit: int = 1 << 30, packs: int = 8) -> ColumnCache:
-    cache = ColumnCache(folder, limit, uid, ROWS, SIZES, {"x": 0, "w": 2})
+    cache = ColumnCache(folder, limit, uid, ROWS, FIELDS, {"x": 0, "w": 2})
     cache.reserve(packs)
     return cache
 
@@ -108,7 +109,7 @@ def test_another_process_verifies_what_it_finds(tmp_path: Path) -> None:
 
 
 def test_fields_that_come_later_are_added(tmp_path: Path) -> None:
-    only = ColumnCache(tmp_path, 1 << 30, "a", ROWS, {"x": 4096}, {"x": 0})
+    only = ColumnCache(tmp_path, 1 << 30, "a", ROWS, {"x": FIELDS["x"]}, {"x": 0})
     only.reserve(8)
     only.put(1, rows(1))
     both = opened(tmp_path)
