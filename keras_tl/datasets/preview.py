@@ -31,7 +31,7 @@ class Looking:
 
     if TYPE_CHECKING:
         dataset: Dataset
-        names: tuple[str, ...] | None
+        chosen: tuple[str, ...] | None
 
         @property
         def count(self) -> int: ...
@@ -96,7 +96,7 @@ class Looking:
     def _repr_html_(self) -> str:
         """What a notebook shows: how many samples, their fields and tags, and the first of them."""
         schema = self.dataset.schema
-        fields = {n: f for n, f in schema.fields.items() if self.names is None or n in self.names}
+        fields = {n: f for n, f in schema.fields.items() if self.chosen is None or n in self.chosen}
         rows = [
             *((name, repr(field)) for name, field in fields.items()),
             *((name, f"tag: {kind}") for name, kind in schema.tags.items()),
@@ -178,7 +178,7 @@ def _pictured(view: Looking, field: str | None) -> str:
     shown = [
         name
         for name, kind in schema.tensors.items()
-        if _is_picture(kind) and (view.names is None or name in view.names)
+        if _is_picture(kind) and (view.chosen is None or name in view.chosen)
     ]
     if field is not None and field not in shown or not shown:
         raise ValueError(

@@ -28,17 +28,17 @@ class Shown(Looking):
         schema: Schema,
         samples: list[dict[str, Any]],
         key: str = "set",
-        names: tuple[str, ...] | None = None,
+        chosen: tuple[str, ...] | None = None,
     ) -> None:
         self.dataset: Any = SimpleNamespace(schema=schema, key=key)
-        self.samples, self.names = samples, names
+        self.samples, self.chosen = samples, chosen
 
     @property
     def count(self) -> int:
         return len(self.samples)
 
     def limit(self, n: int) -> Shown:
-        return Shown(self.dataset.schema, self.samples[:n], self.dataset.key, self.names)
+        return Shown(self.dataset.schema, self.samples[:n], self.dataset.key, self.chosen)
 
     def __iter__(self) -> Iterator[Any]:
         return map(Sample, self.samples)
@@ -92,7 +92,7 @@ def test_html() -> None:
     shown = images(page)
     assert len(shown) == 8
     assert all((image == RGB + i).all() for i, image in enumerate(shown))
-    only = Shown(schema, view.samples, names=("note",))._repr_html_()
+    only = Shown(schema, view.samples, chosen=("note",))._repr_html_()
     assert "note" in only and "Image" not in only and "img" not in only
 
 
@@ -172,5 +172,5 @@ def test_the_field_that_is_shown() -> None:
     schema = Schema({"z": Array((64,)), "b": Bytes(), "w": Array((4, 6)), "x": Image(4, 6)})
     sample = {"w": RGB[..., 0] / 255, "x": RGB}
     assert (images(Shown(schema, [sample])._repr_html_())[0] == RGB[..., 0]).all()
-    assert (images(Shown(schema, [sample], names=("x",))._repr_html_())[0] == RGB).all()
+    assert (images(Shown(schema, [sample], chosen=("x",))._repr_html_())[0] == RGB).all()
     assert "<img" not in Shown(Schema({"z": Array((64,))}), [sample])._repr_html_()
