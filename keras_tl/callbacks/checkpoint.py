@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from keras_tl.callbacks import states
-from keras_tl.callbacks.position import before_batches, epoch_iterator
+from keras_tl.callbacks.position import before_batches, epoch_iterator, provenance
 from keras_tl.models import current, environment, resuming, runs, state, versions
 from keras_tl.storage.connection import connect
 from keras_tl.streams import fitting
@@ -103,6 +103,7 @@ class MongoCheckpoint(keras.callbacks.Callback):
         self._refusal = partial(refusal, self.connection)
         self._run: runs.Run | None = None
         self._stream: Any = None
+        self._data: dict[str, Any] | None = None
         self._resumed: Mapping[str, Any] | None = None
         self._others: list[keras.callbacks.Callback] = []
         self._since_save = 0
@@ -122,7 +123,7 @@ class MongoCheckpoint(keras.callbacks.Callback):
         self._end_epoch: _EndOfEpoch | None = None
         self._config = state.describe(self.model)
         state.warn_of_assets(self.model)
-        self._stream, self._streamed = None, 0
+        self._stream, self._streamed, self._data = None, 0, None
         fitting.forget()
         self._run.outbox.uploader.refused = None  # an earlier `fit` was told
         self._resumed, self.awaited = self._claim()
@@ -160,6 +161,7 @@ class MongoCheckpoint(keras.callbacks.Callback):
         if self._fresh:
             self._fresh = False
             self._begin_data()
+            self._data = provenance(self.model)
         self._begun = batch
         self._advance(batch)
         if (
@@ -338,7 +340,7 @@ class MongoCheckpoint(keras.callbacks.Callback):
             "best": {"monitor": self.monitor, "mode": self._mode(), "value": self.best}
             if better
             else None,
-            "tags": self.tags,
+            **{"tags": self.tags, "data": self._data},
             "keep": self.keep.to_dict() if self.keep is not None else None,
         }
         run.outbox.uploader.put(about, bundle, self._refusal)

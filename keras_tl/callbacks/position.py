@@ -35,6 +35,18 @@ def epoch_iterator(model: keras.Model) -> EpochIterator | None:
     return None
 
 
+def provenance(model: keras.Model) -> dict[str, Any] | None:
+    """What the data of the `fit` of `model` under way say of themselves, as a dataset's batches do.
+
+    Returns:
+        Plain values, with `dataset`, `query` and `snapshot`; `None` for data that say nothing.
+    """
+    iterator = epoch_iterator(model)
+    source = getattr(iterator.data_adapter, "py_dataset", None) if iterator is not None else None
+    found = getattr(source, "provenance", None)
+    return dict(found) if isinstance(found, Mapping) and "dataset" in found else None
+
+
 def before_batches(iterator: EpochIterator, call: Callable[[], None]) -> None:
     """Call it once, after all `on_epoch_begin` hooks and before any hook of a batch."""
     make = iterator._enumerate_iterator

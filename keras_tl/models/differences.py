@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_tl.models import versions
+from keras_tl.models import trained, versions
 from keras_tl.models.lineage import Range, ranges, surroundings
 from keras_tl.models.selection import Selection, Version
 
@@ -65,7 +65,7 @@ class Diff:
         same: number of tensors that do not.
         metrics: metrics that differ.
         tags: tags that differ.
-        data: what the stream had between the two, by partition.
+        data: what a stream had between the two, by partition; of datasets the samples that changed.
         git: `sha` and `diff` of the runs' code, where they differ.
         env: packages and platform of the runs, where they differ.
     """
@@ -77,7 +77,7 @@ class Diff:
     same: int
     metrics: Changes
     tags: Changes
-    data: Sequence[Range]
+    data: Sequence[Range | trained.SamplesChange]
     git: Changes
     env: Changes
 
@@ -112,7 +112,7 @@ def diff(selection: Selection, old: Version, new: Version, values: bool = False)
         same=same,
         metrics=changes(old.metrics, new.metrics),
         tags=changes(old.tags, new.tags),
-        data=ranges(old.cursor, new.cursor),
+        data=[*ranges(old.cursor, new.cursor), *trained.change(db, old, new)],
         git=changes(_git(before), _git(after)),
         env=changes(before.get("env"), after.get("env")),
     )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from keras_tl.models import environment
 from keras_tl.models.selection import Reference, Selection, Version
+from keras_tl.models.trained import Samples, samples
 
 if TYPE_CHECKING:
     from pymongo.database import Database
@@ -52,7 +53,8 @@ class Lineage:
         parents: the versions that it was trained from, newest first, also deleted ones.
         run: the document of the run that trained it, or `None` for one saved by hand.
         made: `env` (packages), `git` and `host` of the process that trained or saved it.
-        data: what it was trained on since its parent; empty for arrays.
+        data: what it was trained on: of streams since its parent, of datasets which view and
+            snapshot; empty for arrays.
         patch: what was changed in the work tree since the commit `made["git"]["sha"]`, without
             secrets, or `None` if nothing was, or too much.
     """
@@ -61,7 +63,7 @@ class Lineage:
     parents: Sequence[Version]
     run: Mapping[str, Any] | None
     made: Mapping[str, Any]
-    data: Sequence[Range] = ()
+    data: Sequence[Range | Samples] = ()
     patch: str | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
@@ -95,6 +97,8 @@ class Lineage:
             "made": self.made,
             "data": [
                 {"topic": r.topic, "partition": r.partition, "from": r.begin, "to": r.end}
+                if isinstance(r, Range)
+                else asdict(r)
                 for r in self.data
             ],
             "patch": self.patch,
@@ -108,7 +112,10 @@ def lineage(versions: Selection, version: Reference) -> Lineage:
     run = db["runs"].find_one({"_id": newest.run})
     parent = parents[0].cursor if parents else None
     made = surroundings(newest, run)
-    return Lineage(newest, parents, run, made, ranges(parent, newest.cursor), _patch(db, made))
+    data: list[Range | Samples] = [*ranges(parent, newest.cursor)]
+    used = samples(newest)
+    data += [used] if used is not None else []
+    return Lineage(newest, parents, run, made, data, _patch(db, made))
 
 
 def surroundings(version: Version, run: Mapping[str, Any] | None) -> dict[str, Any]:

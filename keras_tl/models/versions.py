@@ -46,7 +46,8 @@ def commit(
         about: what is known of the version: `id` (made by the client), `model`, `run`, `attempt`,
             `number` and `began` of the attempt, `base` (version it resumed from), `step`,
             `epoch`, `batch`, `metrics`, `manifest`, `callbacks`, `cursor`, `tags`, and `best`:
-            `None`, or the `monitor`, `mode` and `value` by which it may be the best version.
+            `None`, or the `monitor`, `mode` and `value` by which it may be the best version;
+            maybe `data`: what a dataset's batches say of themselves.
         bundle: arrays by the manifest's names, and the config's bytes as `@config`.
         note_session: told the session's id (hex) before its transaction begins, so that another
             process can end it if this one is killed inside.
@@ -76,6 +77,8 @@ def commit(
             "created": datetime.datetime.now(datetime.UTC),
             "token": about["attempt"],
         }
+        if about.get("data") is not None:
+            document["data"] = about["data"]
         if made is not None:
             document["made"] = made()
         if len(entries) > _INLINE_MANIFEST:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -108,7 +108,8 @@ class FrozenRows:
             ) from error
 
 
-class RowChanges(NamedTuple):
+@dataclass(frozen=True)
+class RowChanges:
     """Keys of the samples that differ between two sets of samples.
 
     Args:
@@ -126,9 +127,8 @@ class RowChanges(NamedTuple):
     retagged: list[str]
 
     def __str__(self) -> str:
-        return ", ".join(
-            f"{len(keys)} {name}" for name, keys in self._asdict().items() if keys
-        ) or ("the same samples")
+        counts = [f"{len(keys)} {name}" for name, keys in vars(self).items() if keys]
+        return ", ".join(counts) or "the same samples"
 
 
 def compare(old: FrozenRows, new: FrozenRows) -> RowChanges:
