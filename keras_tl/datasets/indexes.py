@@ -9,14 +9,17 @@ there without being listed, and `tend` drops it.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from keras_tl.datasets.conditions import path
+from keras_tl.datasets.explaining import PREFIX, explain
 from keras_tl.datasets.rows import Order
+from keras_tl.datasets.shapes import Shape, bare, outline, shape_of, words
 
 if TYPE_CHECKING:
     from keras_tl.datasets.collection import Dataset
@@ -26,75 +29,26 @@ log = logging.getLogger("keras_tl")
 MOST = 8  # automatic ones of a dataset
 _MIN_SAMPLES, _WARN_SAMPLES = 1000, 10_000
 _UNUSED = timedelta(days=7)
-_NOTED = 60.0  # s between two notes of an index' use
-_PREFIX = "ktl "
-_RANGES = {"$gt", "$gte", "$lt", "$lte"}
-
-
-class Shape(NamedTuple):
-    """What a query asks an index for.
-
-    Args:
-        equal: paths that have one value or one of a list, in alphabetical order.
-        then: path of an order or a range, or `None`.
-    """
-
-    equal: tuple[str, ...]
-    then: str | None
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        return (*self.equal, *([self.then] if self.then is not None else []))
-
-    def served_by(self, fields: Sequence[str]) -> bool:
-        """Whether an index over these paths finds what the query asks for."""
-        count = len(self.equal)
-        if set(fields[:count]) != set(self.equal):
-            return False
-        return self.then is None or tuple(fields[count : count + 1]) == (self.then,)
-
-
-def shape_of(query: Mapping[str, Any], sort: Order) -> Shape | None:
-    """The shape of a query, or `None` where no index of ours would help.
-
-    Example:
-
-    >>> shape_of({"tags.b": {"$eq": 1}, "tags.a": {"$in": [2]}, "added": {"$gt": 3}}, [])
-    Shape(equal=('tags.a', 'tags.b'), then='added')
-    """
-    equal: set[str] = set()
-    ranges: list[str] = []
-    for place, clause in _clauses(query):
-        if clause.keys() & {"$eq", "$in"}:
-            equal.add(place)
-        elif clause.keys() & _RANGES:
-            ranges.append(place)
-    wanted = [place for place, _ in sort if place != "at"] + sorted(ranges)
-    then = next((place for place in wanted if place not in equal), None)
-    if "_id" in equal or then == "_id" or not (equal or then):
-        return None
-    return Shape(tuple(sorted(equal)), then)
-
-
-def _clauses(query: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The conditions by path that all have to hold."""
-    for place, clause in query.items():
-        if place == "$and":
-            for part in clause:
-                yield from _clauses(part)
-        elif not place.startswith("$"):
-            yield place, clause
+_NOTED = 60.0  # s between two notes of the use of an index
+_AGAIN = 60.0  # s after which a dataset that was small may have grown
 
 
 class _Known:
     """What this process knows of a dataset's indexes."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.seen: set[Any] = set()
+        #: Until when nobody looks again at queries of this kind.
+        self.asked: dict[Any, float] = {}
+        #: The index for queries of a shape.
         self.serving: dict[Shape, str] = {}
+        #: When the use of an index was written down last.
         self.noted: dict[str, float] = {}
         self.threads: list[threading.Thread] = []
+
+    def forget(self) -> None:
+        """After the indexes have changed."""
+        self.asked.clear()
+        self.serving.clear()
 
 
 _known: dict[tuple[str | None, str, str], _Known] = {}
@@ -118,18 +72,20 @@ def visit(dataset: Dataset, query: Mapping[str, Any], sort: Order) -> None:
             known.noted[name] = time.monotonic()
             _start(known, _note, dataset, name)
         return
-    outline = (shape, _outline(query), tuple(sort))
-    with known.lock:
-        if outline in known.seen:
-            return
-        known.seen.add(outline)
+    asked = (shape, outline(query), tuple(sort))
+    now = time.monotonic()
+    if now < known.asked.get(asked, -math.inf):
+        return
+    known.asked[asked] = now + _AGAIN
     size = dataset.samples.estimated_document_count()
-    automatic = shape is not None and dataset.document.get("index", True) and size > _MIN_SAMPLES
-    if size > _WARN_SAMPLES and _plan(dataset, query, sort, None, "queryPlanner")["scan"]:
+    automatic = shape is not None and dataset.document["index"] and size > _MIN_SAMPLES
+    if size > _WARN_SAMPLES:
+        known.asked[asked] = math.inf  # one warning is enough
+    if size > _WARN_SAMPLES and explain(dataset, query, sort, None, "queryPlanner")["scan"]:
         hope = (
             "An index for it is being made."
             if automatic
-            else f"`create_index({', '.join(map(repr, _bare(shape.fields)))})` would help."
+            else f"`create_index({', '.join(map(repr, bare(shape.fields)))})` would help."
             if shape is not None
             else "No index can help: such conditions leave no range of values."
         )
@@ -137,7 +93,7 @@ def visit(dataset: Dataset, query: Mapping[str, Any], sort: Order) -> None:
             "A view of %r looks at all of its %d samples, for %s. %s",
             dataset.key,
             size,
-            _words(query, sort),
+            words(query, sort),
             hope,
         )
     if automatic:
@@ -146,9 +102,8 @@ def visit(dataset: Dataset, query: Mapping[str, Any], sort: Order) -> None:
 
 def wait(dataset: Dataset) -> None:
     """Wait until the indexes that this process is making are made."""
-    known = _of(dataset)
-    while known.threads:
-        known.threads[0].join()
+    for thread in list(_of(dataset).threads):
+        thread.join()
 
 
 def create(dataset: Dataset, names: Sequence[str]) -> None:
@@ -160,9 +115,7 @@ def create(dataset: Dataset, names: Sequence[str]) -> None:
     # The list first: an index that is not listed is dropped.
     _update(dataset, {"$set": {f"indexes.{name}": {"fields": list(fields), "auto": False}}})
     _ensure(dataset, name, fields)
-    known = _of(dataset)
-    known.serving.clear()
-    known.seen.clear()
+    _of(dataset).forget()
 
 
 def drop(dataset: Dataset, names: Sequence[str]) -> None:
@@ -175,8 +128,7 @@ def drop(dataset: Dataset, names: Sequence[str]) -> None:
     if name not in _document(dataset).get("indexes", {}):
         raise KeyError(f"`names` must be those of an index. Received: {list(names)}")
     _update(dataset, {"$unset": {f"indexes.{name}": "", f"usage.{name}": ""}})
-    known = _of(dataset)
-    known.serving.clear()
+    _of(dataset).forget()
     tend(dataset)
 
 
@@ -187,10 +139,10 @@ def listed(dataset: Dataset) -> list[dict[str, Any]]:
     usage = document.get("usage", {})
     return [
         {
-            "fields": _bare(about["fields"]),
+            "fields": bare(about["fields"]),
             "auto": about["auto"],
             "used": usage.get(name),
-            "ready": _PREFIX + name in there,
+            "ready": PREFIX + name in there,
         }
         for name, about in sorted(document.get("indexes", {}).items())
     ]
@@ -198,7 +150,7 @@ def listed(dataset: Dataset) -> list[dict[str, Any]]:
 
 def tend(dataset: Dataset) -> None:
     """Drops automatic indexes that nobody has used for 7 days, and those that are not listed."""
-    there = [name for name in dataset.samples.index_information() if name.startswith(_PREFIX)]
+    there = [name for name in dataset.samples.index_information() if name.startswith(PREFIX)]
     document = _document(dataset)  # behind the line above: what is there was listed before
     now = dataset.connection.db.command("hello")["localTime"].replace(tzinfo=UTC)
     usage = document.get("usage", {})
@@ -211,15 +163,8 @@ def tend(dataset: Dataset) -> None:
                 continue
         kept[name] = about
     for name in there:
-        if name.removeprefix(_PREFIX) not in kept:
+        if name.removeprefix(PREFIX) not in kept:
             _drop(dataset, name)
-
-
-def explain(
-    dataset: Dataset, query: Mapping[str, Any], sort: Order, limit: int | None
-) -> dict[str, Any]:
-    """How the server finds the samples: `index`, `scan`, `docs` and `keys` (see `View.explain`)."""
-    return _plan(dataset, query, sort, limit, "executionStats")
 
 
 def _make(dataset: Dataset, shape: Shape) -> None:
@@ -244,7 +189,7 @@ def _make(dataset: Dataset, shape: Shape) -> None:
             if not _update(dataset, changes, {"indexes": document.get("indexes")}):
                 continue  # another process made one meanwhile
             for unused in gone:
-                _drop(dataset, _PREFIX + unused)
+                _drop(dataset, PREFIX + unused)
             found = listed
         _ensure(dataset, name, found[name]["fields"])
         known.noted[name] = time.monotonic()
@@ -255,14 +200,15 @@ def _make(dataset: Dataset, shape: Shape) -> None:
 
 def _note(dataset: Dataset, name: str) -> None:
     exists = {f"indexes.{name}": {"$exists": True}}
-    _update(dataset, [{"$set": {f"usage.{name}": "$$NOW"}}], exists)
+    if not _update(dataset, [{"$set": {f"usage.{name}": "$$NOW"}}], exists):
+        _of(dataset).forget()  # it was dropped by another process
     tend(dataset)
 
 
 def _ensure(dataset: Dataset, name: str, fields: Sequence[str]) -> None:
     # `at` behind the others lets a view be resolved and counted without a look at the samples.
     keys = [*((field, 1) for field in fields), ("at", 1)]
-    dataset.samples.create_index(keys, name=_PREFIX + name)
+    dataset.samples.create_index(keys, name=PREFIX + name)
 
 
 def _drop(dataset: Dataset, name: str) -> None:
@@ -302,57 +248,4 @@ def _update(dataset: Dataset, changes: Any, as_seen: Mapping[str, Any] | None = 
 
 
 def _name(fields: Sequence[str]) -> str:
-    return "+".join(_bare(fields))
-
-
-def _bare(fields: Sequence[str]) -> list[str]:
-    """Names of labels and tags as people call them: no label is called as a tag."""
-    return [field.partition(".")[2] or field for field in fields]
-
-
-def _outline(query: Any) -> Any:
-    """The query without its values."""
-    return tuple(
-        (name, tuple(map(_outline, clause)) if isinstance(clause, list) else tuple(clause))
-        for name, clause in query.items()
-    )
-
-
-def _words(query: Mapping[str, Any], sort: Order) -> str:
-    places = dict.fromkeys(place for place, _ in _clauses(query))
-    parts = [f"conditions on {', '.join(_bare(list(places)))}"] if places else []
-    parts += [f"an order by {_bare([place])[0]}" for place, _ in sort[:1]]
-    return " and ".join(parts) or "such conditions"
-
-
-def _plan(
-    dataset: Dataset, query: Mapping[str, Any], sort: Order, limit: int | None, verbosity: str
-) -> dict[str, Any]:
-    find: dict[str, Any] = {"find": dataset.samples.name, "filter": query}
-    find["projection"] = {"_id": 0, "at": 1}
-    if sort:
-        find |= {"sort": dict(sort), "allowDiskUse": True}
-    if limit:
-        find["limit"] = limit
-    found = dataset.connection.db.command({"explain": find, "verbosity": verbosity})
-    stages = list(_stages(found["queryPlanner"]["winningPlan"]))
-    stats = found.get("executionStats", {})
-    names = [stage["indexName"] for stage in stages if "indexName" in stage]
-    if any(stage.get("stage") == "IDHACK" for stage in stages):
-        names.append("_id_")
-    return {
-        "index": names[0].removeprefix(_PREFIX) if names else None,
-        "scan": any(stage.get("stage") == "COLLSCAN" for stage in stages),
-        "docs": stats.get("totalDocsExamined", 0),
-        "keys": stats.get("totalKeysExamined", 0),
-    }
-
-
-def _stages(plan: Any) -> Iterator[Mapping[str, Any]]:
-    if isinstance(plan, Mapping):
-        yield plan
-        for inside in plan.values():
-            yield from _stages(inside)
-    elif isinstance(plan, list):
-        for inside in plan:
-            yield from _stages(inside)
+    return "+".join(bare(fields))

@@ -12,6 +12,7 @@ from keras_tl.datasets.plan import Combine, Draw, Joined, Limit, Part, Plan, Sor
 
 if TYPE_CHECKING:
     from keras_tl.datasets.collection import Dataset
+    from keras_tl.datasets.schema import Schema
     from keras_tl.datasets.snapshots import Snapshot
     from keras_tl.datasets.view import View
 
@@ -69,7 +70,8 @@ class Selecting:
         """
         if not conditions:
             return self._made()
-        schema, given = self.dataset.schema, tuple(conditions.items())
+        given = tuple(conditions.items())
+        schema = self._schema(*(name.rpartition("__")[0] or name for name in conditions))
         mine, predicted = compiling.divided(given)
         compiling.compiled(schema, mine)
         compiling.compiled(schema, predicted, self.join is not None)
@@ -89,7 +91,7 @@ class Selecting:
         if not isinstance(by, str):
             raise ValueError(f"`by` must be a name. Received: {by!r}")
         name = by.removeprefix("-")
-        compiling.path(self.dataset.schema, name, self.join is not None, "by")
+        compiling.path(self._schema(name), name, self.join is not None, "by")
         join = self.join if name.startswith(compiling.PREDICTION) else None
         return self._then(Sort(name, name != by, join))
 
@@ -118,10 +120,12 @@ class Selecting:
         Raises:
             ValueError: for a name that is not there.
         """
-        schema = self.dataset.schema
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError(f"`names` must be texts. Received: {names!r}")
+        schema = self._schema(*names)
         for name in names:
-            if not isinstance(name, str) or name not in schema.fields:
-                compiling.path(schema, str(name), self.join is not None, "names")
+            if name not in schema.fields:
+                compiling.path(schema, name, self.join is not None, "names")
         if not names or len(set(names)) != len(names):
             raise ValueError(f"`names` must be one name or more, none twice. Received: {names!r}")
         return self._made(chosen=names)
@@ -204,12 +208,28 @@ class Selecting:
             for i, name in enumerate(parts)
         }
 
-    def _stratified(self, name: str | None) -> str | None:
+    def _schema(self, *names: str) -> Schema:
+        """The schema, read again if it lacks one of the names: others may have declared it."""
         schema = self.dataset.schema
-        if name is not None and name not in schema.labels and name not in schema.tags:
+        known = {"key", "added", *schema.fields, *schema.tags}
+        if any(name not in known and not _predicted(name) for name in names):
+            self.dataset.refresh()
+        return self.dataset.schema
+
+    def _stratified(self, name: str | None) -> str | None:
+        if name is None:
+            return None
+        if not isinstance(name, str):
+            raise ValueError(f"`stratify` must be a name. Received: {name!r}")
+        schema = self._schema(name)
+        if name not in schema.labels and name not in schema.tags:
             listed = ", ".join([*schema.labels, *schema.tags]) or "none"
             raise ValueError(f"`stratify` must be a label or a tag: {listed}. Received: {name!r}")
         return name
+
+
+def _predicted(name: Any) -> bool:
+    return isinstance(name, str) and name.startswith(compiling.PREDICTION)
 
 
 def _frozen(value: Any) -> Any:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from keras_tl.datasets import folds, indexes
+from keras_tl.datasets import folds
 from keras_tl.datasets.conditions import both
+from keras_tl.datasets.explaining import explain
 from keras_tl.datasets.live import ask
 from keras_tl.datasets.names import check_key
 from keras_tl.datasets.plan import Joined, Plan, describe, to_document
@@ -172,7 +173,7 @@ class View(Selecting, Looking):
         if self.base is not None:
             return found | {"index": None, "scan": False, "docs": 0, "keys": 0}
         order = order_by(self.dataset.schema, sort)
-        return found | indexes.explain(self.dataset, query, order, limit)
+        return found | explain(self.dataset, query, order, limit)
 
     def class_weights(self, label: str) -> dict[int, float]:
         """Weights for `fit`'s `class_weight` by which each class counts the same.
