@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from keras_tl.datasets import collecting
 from keras_tl.datasets.collection import Dataset
 from keras_tl.datasets.fields import Field
 from keras_tl.datasets.importing import Importing
@@ -30,11 +31,16 @@ COLLECTIONS: dict[str, tuple[list[tuple[Any, dict[str, Any]]], dict[str, Any]]] 
         {},
     ),
     "samples": (
-        [([("at", 1)], {"unique": True})],  # whose row is this? views ask it when they are listed
+        # Whose row is this? views ask it when they are listed. Nobody else has it, but a unique
+        # index would take twice the room.
+        [("at", {})],
         {"storageEngine": {"wiredTiger": {"configString": "block_compressor=zstd"}}},
     ),
     "predictions": ([([("sample", 1), ("model", 1), ("version", 1)], {})], {}),
 }
+
+_BESIDE = ("views", "snapshots")  # whose documents have the `uid` of their dataset
+_OURS = f"^({'|'.join(COLLECTIONS)})\\."
 
 
 class Datasets(Importing):
@@ -164,7 +170,37 @@ class Datasets(Importing):
         if document is None:
             raise KeyError(key)
         hooks.phase("dataset-deleted")
-        for name in ("views", "snapshots"):
-            db[name].delete_many({"dataset": key, "uid": document["uid"]})
+        for name in _BESIDE:
+            db[name].delete_many({"uid": document["uid"]})
         for name in COLLECTIONS:
             db.drop_collection(f"{name}.{document['slug']}")
+
+    def gc(self, grace: float = collecting.GRACE, dry_run: bool = False) -> dict[str, int]:
+        """Runs `Dataset.gc` on each dataset, and removes what is left of deleted ones.
+
+        Args:
+            grace: as there.
+            dry_run: count and remove nothing.
+
+        Returns:
+            The sums, and `collections` of datasets that were deleted.
+        """
+        db = self.connection.db
+        # Names are listed first: a collection whose dataset is not listed behind that is of a
+        # deleted one, since a document comes before its collections.
+        names = db.list_collection_names(filter={"name": {"$regex": _OURS}})
+        uids = {uid for name in _BESIDE for uid in db[name].distinct("uid")}
+        there = list(db["datasets"].find({}, {"slug": 1, "uid": 1}))
+        slugs = {document["slug"] for document in there}
+        left = [name for name in names if name.partition(".")[2] not in slugs]
+        done = {"packs": 0, "bytes": 0, "orphans": 0, "collections": len(left)}
+        if not dry_run:
+            for name in left:
+                db.drop_collection(name)
+            gone = list(uids - {document["uid"] for document in there})
+            for name in _BESIDE:
+                db[name].delete_many({"uid": {"$in": gone}})
+        for key in self:
+            for name, count in self[key].gc(grace, dry_run).items():
+                done[name] += count
+        return done

@@ -8,10 +8,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from keras_tl.datasets import block, indexes, outbox
+from keras_tl.datasets.editing import Editing
 from keras_tl.datasets.names import check_key
 from keras_tl.datasets.schema import Schema
-from keras_tl.datasets.view import View
-from keras_tl.storage.uploads import UPLOAD_LIMIT
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from keras_tl.storage.connection import Connection
 
 
-class Dataset(View):
+class Dataset(Editing):
     """The samples of one dataset: `hub.datasets["cifar"]`.
 
     It is the view of all of them, too: whatever a view can do, it can.
@@ -233,23 +232,8 @@ class Dataset(View):
         at, since = self._clock
         return at + timedelta(seconds=time.monotonic() - since)
 
-    def check_in_time(self, started: datetime, session: ClientSession) -> None:
-        """Refuses, in a transaction, to refer to packs that `gc` may have taken for garbage.
-
-        Raises:
-            KeyError: if the dataset was deleted.
-            TimeoutError: if more than `UPLOAD_LIMIT` has passed since `started`.
-        """
-        # By the server's clock, whatever stopped this process; and a transaction ends in a minute.
-        found = self.connection.db["datasets"].aggregate(
-            [{"$match": {"_id": self.key, "uid": self.uid}}, {"$project": {"now": "$$NOW"}}],
-            session=session,
-        )
-        document = next(found, None)
-        if document is None:
+    def check_exists(self, session: ClientSession) -> None:
+        """Raises a `KeyError` if the dataset was deleted."""
+        query = {"_id": self.key, "uid": self.uid}
+        if self.connection.db["datasets"].find_one(query, {"_id": 1}, session=session) is None:
             raise KeyError(self.key)
-        elapsed = (document["now"] - started).total_seconds()
-        if elapsed > UPLOAD_LIMIT:
-            raise TimeoutError(
-                f"Packs must be referred to within {UPLOAD_LIMIT:.0f} s. Received: {elapsed:.0f} s"
-            )

@@ -131,11 +131,11 @@ def digests(schema: Schema, columns: Mapping[str, Column], n: int) -> bytes:
     SHA-256 that counts.
     """
     sha256 = hashlib.sha256
-    views = []
+    views: list[list[Any]] = []
     for name, field in schema.tensors.items():
         column, size = columns[name], field.row_bytes
         if isinstance(column, np.ndarray) and size is not None and 0 < size <= BLOB_BYTES:
-            flat = memoryview(np.ascontiguousarray(column).reshape(-1).view(np.uint8))
+            flat = np.ascontiguousarray(column).reshape(-1).view(np.uint8).data
             views.append([flat[at : at + size] for at in range(0, n * size, size)])
         else:
             views.append([_digested(field, value) for value in column])
@@ -239,7 +239,7 @@ def _column(n: int, about: Mapping[str, Any], fetch: Fetch | None) -> Any:
         names = _names(about)
         lengths = np.frombuffer(about["lengths"], "<i8").tolist()
         if fetch is None:
-            shapes = _shapes(n, about) or [None] * n
+            shapes: list[Any] = _shapes(n, about) or [None] * n
             return [Blob(*one) for one in zip(names, lengths, shapes, strict=True)]
         found = fetch(names)
         rows = [found[name] for name in names]

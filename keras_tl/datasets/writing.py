@@ -89,7 +89,6 @@ class Writer:
         Raises:
             ValueError: if a sample exists with other values, unless `replace`.
             KeyError: if the dataset was deleted meanwhile.
-            TimeoutError: if it took longer than `UPLOAD_LIMIT`.
         """
         schema = self.dataset.schema
         for block in group:
@@ -108,7 +107,8 @@ class Writer:
         dataset = self.dataset
         started = dataset.now()
         hooks.phase("dataset-reserved")
-        documents, heads = [], []
+        documents: list[dict[str, Any]] = []
+        heads: list[dict[str, Any]] = []
         for number, block in enumerate(plan.blocks, first):
             put, digested = self.blobs.put_many, block.digests
             pack, head = packs.encode(dataset.schema, block.columns, put, digested)
@@ -117,7 +117,8 @@ class Writer:
         _insert_packs(dataset, documents)
         documents.clear()
         hooks.phase("dataset-packs")
-        new, moved = [], []
+        new: list[dict[str, Any]] = []
+        moved: list[dict[str, Any]] = []
         for number, block in enumerate(plan.blocks, first):
             for sample in _samples(dataset, block, number, started):
                 (moved if sample["_id"] in plan.moved else new).append(sample)
@@ -154,12 +155,12 @@ class _Commit:
         numbers = [head["_id"] for head in heads]
         if numbers and dataset.heads.find_one({"_id": numbers[0]}, {"_id": 1}, session=session):
             return  # an earlier try was committed, its answer was lost
-        dataset.check_in_time(self.started, session)
-        # They were acknowledged by one server only, which may have died since.
+        dataset.check_exists(session)
+        # They were acknowledged by one server only, which may have died since; or `gc` took them.
         there = dataset.packs.count_documents({"_id": {"$in": numbers}}, session=session)
         names = {name for head in heads for name in head.get("blobs", ())}
         if there < len(numbers) or (names and not self.blobs.touch(names, session)):
-            raise Moved  # or gc took a blob that was stored before: store it again
+            raise Moved  # or it took a blob that was stored before: store it again
         events = []
         if self.plan.moved or self.plan.edited:
             changed = existing.apply(dataset, self.plan, self.moved, self.started, session)

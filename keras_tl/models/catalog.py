@@ -55,7 +55,8 @@ class Models:
     def gc(self, grace: float = garbage.GRACE, dry_run: bool = False) -> dict[str, int]:
         """Delete tensors that no version refers to, and what killed uploads left.
 
-        It is safe beside processes that save and load.
+        What datasets and their snapshots refer to stays. It is safe beside processes that save and
+        load.
 
         Args:
             grace: s for which anything is spared that was uploaded, or whose version was deleted,

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from keras_tl.models import versions
+from keras_tl.storage import references
 from keras_tl.storage.blobs import Blobs
 from keras_tl.storage.connection import Connection
 
@@ -36,18 +37,18 @@ def collect_when_due(connection: Connection) -> bool:
 
 
 def collect(connection: Connection, grace: float, dry_run: bool = False) -> dict[str, int]:
-    """Delete blobs that no version refers to (see `Models.gc`)."""
+    """Delete blobs that nothing refers to (see `Models.gc`)."""
     db = connection.db
     return Blobs(db).gc(partial(live, db), grace, dry_run=dry_run)
 
 
 def live(db: Database[dict[str, Any]], names: set[str]) -> set[str]:
-    """Those of `names` that a version refers to, as of now.
+    """Those of `names` that a version, a dataset or a snapshot refers to, as of now.
 
     Raises:
         ValueError: if a version's manifest cannot be read, so that nobody knows what it refers to.
     """
-    found: set[str] = set()
+    found = references.of_datasets(db, names)
     query: dict[str, Any] = {"deleted": None}
     project = {
         "names": {"$concatArrays": ["$tensors.hash", ["$config"], ["$manifest"]]},

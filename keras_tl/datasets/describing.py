@@ -1,0 +1,101 @@
+"""A dataset in figures: its schema, samples by label and tag, bytes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_tl.datasets import heads
+
+if TYPE_CHECKING:
+    from keras_tl.datasets.collection import Dataset
+
+_VALUES = 100  # that are listed
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """Describes a dataset (see `Dataset.describe`)."""
+    dataset.refresh()
+    schema = dataset.schema
+    count = size = packs = 0
+    labels: dict[str, Counter[Any]] = {name: Counter() for name in schema.labels}
+    fields = {"n": 1, "live": 1, "dead": 1, "bytes": 1, "labels": 1}
+    for head in dataset.heads.find({}, fields):
+        count += head["live"]
+        size += head["bytes"]
+        packs += 1
+        alive = ~heads.dead_rows(head)
+        for name, kind in schema.labels.items():
+            column = heads.label_column(dataset, name, head["labels"])[alive]
+            values, counts = np.unique(column, return_counts=True)
+            labels[name].update(dict(zip(kind.plain(values), counts.tolist(), strict=True)))
+    return {
+        "key": dataset.key,
+        "count": count,
+        "packs": packs,
+        "bytes": size,
+        "stored": _stored(dataset),
+        "created": dataset.document["created"].isoformat(),
+        "fields": schema.config()["fields"],
+        "labels": {name: _label(dataset, name, counter) for name, counter in labels.items()},
+        "tags": {name: _tag(dataset, name, count) for name in schema.tags},
+    }
+
+
+def _label(dataset: Dataset, name: str, counter: Counter[Any]) -> dict[str, Any]:
+    missing = counter.pop(None, 0)
+    common = counter.most_common(_VALUES)
+    names = dataset.schema.labels[name].names
+    return {
+        "values": {str(names[value]) if names else str(value): n for value, n in common},
+        "others": len(counter) - len(common),
+        "missing": missing,
+    }
+
+
+def _tag(dataset: Dataset, name: str, count: int) -> dict[str, Any]:
+    path = f"$tags.{name}"
+    common = dataset.samples.aggregate(
+        [
+            {"$match": {f"tags.{name}": {"$exists": True}}},
+            {"$group": {"_id": path, "n": {"$sum": 1}}},
+            {"$sort": {"n": -1, "_id": 1}},
+            {
+                "$group": {
+                    "_id": None,
+                    "values": {"$push": {"value": "$_id", "n": "$n"}},
+                    "kinds": {"$sum": 1},
+                    "n": {"$sum": "$n"},
+                }
+            },
+            {"$set": {"values": {"$slice": ["$values", _VALUES]}}},
+        ],
+        allowDiskUse=True,
+    )
+    found: dict[str, Any] = next(iter(common), {"values": [], "kinds": 0, "n": 0})
+    return {
+        "type": dataset.schema.tags[name],
+        "values": {_text(entry["value"]): entry["n"] for entry in found["values"]},
+        "others": found["kinds"] - len(found["values"]),
+        "missing": count - found["n"],
+    }
+
+
+def _text(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def _stored(dataset: Dataset) -> int | None:
+    from pymongo.errors import OperationFailure
+
+    total = 0
+    for collection in (dataset.packs, dataset.heads, dataset.samples, dataset.predictions):
+        try:
+            stats = dataset.connection.db.command("collStats", collection.name)
+        except OperationFailure:  # not everybody may ask
+            return None
+        total += stats["storageSize"] + stats["totalIndexSize"]
+    return total
