@@ -9,6 +9,7 @@ import click
 
 from keras_tl.cli import orders  # noqa: F401  # commands of `runs`
 from keras_tl.cli.common import Commands
+from keras_tl.cli.datasets import datasets
 from keras_tl.cli.models import models
 from keras_tl.cli.runs import runs
 from keras_tl.cli.stack import demo, down, status, sync, up
@@ -17,8 +18,8 @@ from keras_tl.cli.stack import demo, down, status, sync, up
 @click.group(cls=Commands)
 @click.version_option(package_name="keras_tl")
 def main() -> None:
-    """Models, runs and streams of Keras in MongoDB and Kafka."""
+    """Models, runs, datasets and streams of Keras in MongoDB and Kafka."""
 
 
-for command in (demo, up, status, down, sync, runs, models):
+for command in (demo, up, status, down, sync, runs, models, datasets):
     main.add_command(command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import json
 import math
@@ -34,7 +35,7 @@ class Commands(click.Group):
 def _one_line(message: str) -> click.ClickException:
     from keras_tl.storage.connection import redact
 
-    return click.ClickException(" ".join(redact(message).split()))
+    return click.ClickException(printable(" ".join(redact(message).split())))
 
 
 def hub_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,6 +78,46 @@ def _hub(mongodb: str | None, kafka: str | None, project: str | None) -> Hub:
     return Hub(mongodb, kafka, project)
 
 
+def where_option(examples: str) -> Callable[..., Any]:
+    """The option `--where`, whose values come as `conditions`."""
+    return click.option(
+        "--where",
+        "conditions",
+        multiple=True,
+        metavar="NAME__OPERATOR=VALUE",
+        help=f"As in {examples}.",
+    )
+
+
+def parse_conditions(conditions: Iterable[str]) -> dict[str, Any]:
+    """`params.lr__gt=0.1` as a condition of `where`: JSON, a time, else text."""
+    found: dict[str, Any] = {}
+    for condition in conditions:
+        name, separator, text = condition.partition("=")
+        if not separator or not name:
+            raise ValueError(f"`--where` must be NAME=VALUE. Received: {condition!r}")
+        time = name.endswith(("__after", "__before"))
+        read: Callable[[str], Any] = datetime.datetime.fromisoformat if time else json.loads
+        try:
+            found[name] = read(text)
+        except ValueError:
+            found[name] = text
+    return found
+
+
+def printable(text: str) -> str:
+    """Text of the data for a terminal: what would steer it is spelled out; lines stay lines.
+
+    Example:
+
+    >>> printable("red \\x1b[31m")
+    'red \\\\x1b[31m'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
 def echo_json(value: Any, indent: int | None = 2) -> None:
     """Print what documents hold as JSON."""
     from bson import json_util
@@ -104,9 +145,9 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> 
     from rich.markup import escape
     from rich.table import Table
 
-    made = Table(title=escape(title), title_justify="left")
+    made = Table(title=escape(printable(title)), title_justify="left")
     for i, column in enumerate(columns):
         made.add_column(column, no_wrap=i == 0, overflow="fold")  # the first names the row
     for row in rows:
-        made.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
+        made.add_row(*("" if cell is None else escape(printable(str(cell))) for cell in row))
     Console().print(made)

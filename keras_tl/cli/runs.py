@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import datetime
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from keras_tl.cli.common import Commands, echo_json, hub_options, table
+from keras_tl.cli.common import (
+    Commands,
+    echo_json,
+    hub_options,
+    parse_conditions,
+    table,
+    where_option,
+)
 
 if TYPE_CHECKING:
     from keras_tl.hub import Hub
     from keras_tl.models import RunRecord
 
-where = click.option(
-    "--where",
-    "conditions",
-    multiple=True,
-    metavar="NAME__OPERATOR=VALUE",
-    help="As in state=failed, params.lr__gt=0.1, started__after=2026-01-31T00:00Z.",
-)
+where = where_option("state=failed, params.lr__gt=0.1, started__after=2026-01-31T00:00Z")
 
 
 @click.group(cls=Commands, invoke_without_command=True)
@@ -41,7 +40,7 @@ def runs(
     """List runs, newest first; `runs show ID` for one."""
     if ctx.invoked_subcommand:
         return
-    found = hub.runs.where(limit, order, **_parse(conditions))
+    found = hub.runs.where(limit, order, **parse_conditions(conditions))
     if as_json:
         return echo_json([run.document for run in found])
     table(
@@ -79,7 +78,7 @@ def show_run(hub: Hub, run: str, metric: str, as_json: bool) -> None:
 @hub_options
 def best(hub: Hub, metric: str, mode: str, conditions: tuple[str, ...], as_json: bool) -> None:
     """The run with the best value of METRIC in any epoch."""
-    _show(hub.runs.best(metric, mode, **_parse(conditions)), metric, as_json)
+    _show(hub.runs.best(metric, mode, **parse_conditions(conditions)), metric, as_json)
 
 
 @runs.command()
@@ -182,7 +181,7 @@ def export(
     """Copy runs, or all of them, to Parquet files or to MLflow; again adds only what is new."""
     if (parquet is None) == (mlflow is None):
         raise click.UsageError("Give one of --parquet and --mlflow.")
-    chosen = _parse(conditions)
+    chosen = parse_conditions(conditions)
     if ids:
         chosen["id__in"] = [hub.runs[run].id for run in ids]
     if parquet is not None:
@@ -208,22 +207,6 @@ def _show(run: RunRecord, metric: str, as_json: bool) -> None:
     from keras_tl import report
 
     report.show_run(run, metric)
-
-
-def _parse(conditions: tuple[str, ...]) -> dict[str, Any]:
-    """`params.lr__gt=0.1` as a condition of `Runs.where`: JSON, a time, else text."""
-    found: dict[str, Any] = {}
-    for condition in conditions:
-        name, separator, text = condition.partition("=")
-        if not separator or not name:
-            raise ValueError(f"`--where` must be NAME=VALUE. Received: {condition!r}")
-        time = name.endswith(("__after", "__before"))
-        read: Callable[[str], Any] = datetime.datetime.fromisoformat if time else json.loads
-        try:
-            found[name] = read(text)
-        except ValueError:
-            found[name] = text
-    return found
 
 
 def _metrics(values: Mapping[str, float]) -> str:

@@ -161,7 +161,8 @@ def caption(sample: Sample, fields: Mapping[str, Field]) -> str:
             text = names[value] if names else _figure_of(value)
             parts.append(text if len(sample.labels) == 1 else f"{name} {text}")
     parts += (f"{name} {_figure_of(value)}" for name, value in sample.predictions.items())
-    return _short(", ".join(parts), _LONGEST)
+    text = _short(", ".join(parts), _LONGEST)
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def _figure_of(value: Any) -> str:

@@ -135,6 +135,8 @@ def test_captions() -> None:
     assert caption(sample, fields) == "y cat, age 2.35, label 1, p 0.512"
     sample.predictions = {"text": "long " * 30}
     assert len(caption(sample, fields)) == 40
+    sample.predictions, sample.labels = {"text": "a\x1b[1m\n"}, {}
+    assert caption(sample, fields) == "text a\ufffd[1m\ufffd"
 
 
 def test_pictures_of_kinds() -> None:
