@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 _SAMPLE = 32 << 10  # bytes that are tried
-_PAYS = 0.9  # of its size, compressed
+# Of its size, compressed: reading it takes half as long again (measured), so less does not pay.
+_PAYS = 0.5
 _LEVEL = 1
 
 
@@ -67,7 +68,7 @@ def _planes(images: np.ndarray) -> bytes:
     photographs change together. All of it is modulo 256, so that nothing is lost.
     """
     planes = images[..., None] if images.ndim == 3 else images
-    planes = np.ascontiguousarray(planes.transpose(3, 0, 1, 2))
+    planes = planes.transpose(3, 0, 1, 2).copy()  # in C's order: changed below, and not the images
     if len(planes) > 2:
         planes[0] -= planes[1]
         planes[2:] -= planes[1]

@@ -109,7 +109,7 @@ class Array(Field):
     Args:
         shape: of a sample's array; `None` in it where the size differs from sample to sample.
         dtype: of its numbers: booleans, integers, floats (also `"bfloat16"`), `"complex64"`.
-        compress: `"auto"` (zstd where that saves a tenth, tried on each pack), `"zstd"`,
+        compress: `"auto"` (zstd where that saves half, tried on each pack), `"zstd"`,
             `"photo"` (uint8 images of one size: a third smaller, slower to read), or `None`.
 
     Example:
@@ -174,7 +174,7 @@ class Array(Field):
             rows = [self.check(value, where(row)) for row, value in enumerate(values)]
             return np.stack(rows) if rows else np.empty((0, *self.shape), self.dtype)  # type: ignore[arg-type]
         if values.dtype == object:
-            return self.check_column(list(values), where)
+            return self.check_column(values.tolist(), where)
         try:
             column = as_array(values)
             if not self._fits(column.shape[1:]):
