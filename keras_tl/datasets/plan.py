@@ -214,4 +214,4 @@ def _value(value: Any) -> Any:
 
             return ObjectId(text)
         raise ValueError(kind)
-    return [_value(item) for item in value] if isinstance(value, list) else value
+    return tuple(_value(item) for item in value) if isinstance(value, list) else value
