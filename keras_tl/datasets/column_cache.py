@@ -18,7 +18,6 @@ import fcntl
 import logging
 import mmap
 import os
-import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping
@@ -30,6 +29,7 @@ import numpy as np
 from keras_tl.datasets import cache_room, packs
 from keras_tl.datasets.columns import Columns, as_bytes, gather
 from keras_tl.datasets.fields import Field
+from keras_tl.datasets.locks import ForkLock
 
 log = logging.getLogger("keras_tl")
 
@@ -170,10 +170,9 @@ class _Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._fd = cache_room.use(path)
-        self._mutex = threading.Lock()
+        self._mutex = ForkLock()
         self._columns: weakref.WeakValueDictionary[int, _Column] = weakref.WeakValueDictionary()
         weakref.finalize(self, os.close, self._fd)
-        _live.add(self)
 
     def column(self, place: int, rows: int, name: str, field: Field) -> _Column:
         with self._mutex:
@@ -303,8 +302,7 @@ def _nothing() -> Iterator[None]:
 
 
 _folders: weakref.WeakValueDictionary[Path, _Folder] = weakref.WeakValueDictionary()
-_folders_lock = threading.Lock()
-_live: weakref.WeakSet[_Folder] = weakref.WeakSet()
+_folders_lock = ForkLock()
 
 
 def _opened(path: Path) -> _Folder:
@@ -314,13 +312,3 @@ def _opened(path: Path) -> _Folder:
         if found is None:
             found = _folders[path] = _Folder(path)
         return found
-
-
-def _renew_locks() -> None:
-    global _folders_lock
-    _folders_lock = threading.Lock()
-    for folder in list(_live):
-        folder._mutex = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_renew_locks)

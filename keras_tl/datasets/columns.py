@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+from keras_tl.datasets.locks import ForkLock
 
 
 class Columns:
@@ -25,7 +26,7 @@ class Columns:
         self.sizes = dict(sizes)
         self._there = np.zeros(0, np.bool_)
         self._data: dict[str, np.ndarray] = {}
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
 
     def reserve(self, packs: int) -> None:
         """Makes room for packs of numbers up to `packs - 1`; called before they are put."""

@@ -70,13 +70,13 @@ class Source:
             ValueError: a pack or a blob is damaged.
             pymongo.errors.PyMongoError: MongoDB was away for longer than `fetching.PATIENCE`.
         """
-        for _, found in self.stream(at, max(1, len(at))):
+        for _, _, found in self.stream(at, max(1, len(at))):
             return found
         return {name: _empty(field) for name, field in (self._fixed | self._loose).items()}
 
     def stream(
         self, at: np.ndarray, size: int, stopped: Callable[[], bool] = lambda: False
-    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    ) -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:
         """The values of samples in pieces, while those that follow are read ahead.
 
         Args:
@@ -85,7 +85,7 @@ class Source:
             stopped: whether nobody waits for them any more; asked by threads.
 
         Yields:
-            The position of the first sample, and the columns of some batches that are ready.
+            Where they begin and end, and the columns of some batches that are ready.
 
         Raises:
             Exception: as `take`.
@@ -118,7 +118,7 @@ class Source:
                     ahead.fill()
                 batches = min(most, max(1, (ready[-1].end - begin) // size))
                 end = min(begin + batches * size, count)
-                yield begin, self._assembled(ready, at, begin, end)
+                yield begin, end, self._assembled(ready, at, begin, end)
                 begin = end
                 while ready and ready[0].end <= begin:
                     ready.popleft()

@@ -14,6 +14,7 @@ from keras_tl.datasets.live import ask
 from keras_tl.datasets.names import check_key
 from keras_tl.datasets.plan import Joined, Plan, describe, to_document
 from keras_tl.datasets.preview import Looking
+from keras_tl.datasets.reading import Reading
 from keras_tl.datasets.resolved import Resolved, resolve
 from keras_tl.datasets.rows import Rows, Store, evaluate, leading, order_by
 from keras_tl.datasets.selecting import Selecting
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class View(Selecting, Looking):
+class View(Selecting, Reading, Looking):
     """Some samples of a dataset, in some order: a question, which is asked when it is read.
 
     A view stores and copies nothing, and never changes; samples that meet its conditions later are

@@ -1,0 +1,308 @@
+"""`view.batches(...)`: what `fit` trains on."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from keras_tl.datasets import fitting
+from keras_tl.datasets.layout import Batch, Layout, Names
+from keras_tl.datasets.locks import ForkLock
+from keras_tl.datasets.mapping import Mapped
+from keras_tl.datasets.passes import Epoch, Order, Pass, Recipe, identity
+from keras_tl.datasets.source import Source
+
+if TYPE_CHECKING:
+    from keras_tl.datasets.view import View
+
+log = logging.getLogger("keras_tl")
+
+_IN_A_ROW = 3  # batches that were asked for by index, after which those that follow are made ahead
+
+
+class Batches(keras.utils.PyDataset):
+    """The samples of a view as batches: `(x, y)`, `(x, y, sample_weight)` or `(x,)`.
+
+    For `fit`, `evaluate` and `predict` on each backend, for `for`, and by index. Each pass is an
+    epoch, whose order depends on the samples, `seed` and the epoch's number alone: not on the
+    cache, on threads, or on how many shards there are. It also holds under `fit`'s `shuffle=True`.
+
+    At the beginning of an epoch the view is resolved again: samples that came are in it, once, and
+    what is in the local cache is not fetched again. While MongoDB is away an epoch waits for what
+    it needs, `fetching.PATIENCE` s at most, and begins with the samples of the one before.
+
+    `get_state` and `set_state` let `MongoBackupAndRestore` go on in the middle of an epoch.
+
+    Args:
+        view: the view.
+        size: samples of a batch.
+        shuffle: whether each epoch has an order of its own: packs are permuted, and rows in
+            windows of 10 to 256 packs. Else it is the view's.
+        seed: of the orders, and of what is random in `map`.
+        shard: `(index, count)` for one of several readers that train together: each gets as many
+            batches of the same sizes, and together they get what one reader with
+            `size * count` would; `(0, 1)` and `None` for all.
+        cache: where what was read is kept: `"auto"` (on this machine's disk, see
+            `KERAS_TL_CACHE`), `"memory"`, or `None`.
+        prefetch: how many batches a thread makes ahead; 0 for none.
+        map: what is done to a batch: a function of a dict, a Keras preprocessing layer, or a
+            transform of albumentations (see `mapping.Mapped`).
+        drop_remainder: whether a last batch that is not full is left out.
+        x: the name of a field or tag for an array, several for a dict; default: all fields but
+            labels, where one is an array. Fields whose size varies are arrays of objects.
+        y: as `x`; default: all labels; `()` for none.
+        sample_weight: the name of a field or tag, or `None`.
+
+    Raises:
+        ValueError: for an argument that is none of the above, and a view without samples.
+
+    Example:
+
+    ```python
+    train = hub.datasets["cifar"].where(split="train")
+    model.fit(train.batches(256, shuffle=True), epochs=10)
+    ```
+    """
+
+    def __init__(
+        self,
+        view: View,
+        size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        shard: tuple[int, int] | None = None,
+        cache: str | None = "auto",
+        prefetch: int = 2,
+        map: Any = None,
+        drop_remainder: bool = False,
+        x: Names = None,
+        y: Names = None,
+        sample_weight: str | None = None,
+    ) -> None:
+        super().__init__(workers=1)
+        self.view = view
+        index, count = _shard(shard)
+        self._order = Order(
+            _whole(size, "size", 1), shuffle, _seed(seed), (index, count), drop_remainder
+        )
+        self._prefetch = _whole(prefetch, "prefetch", 0)
+        schema = view.dataset.schema
+        self._layout = Layout(schema, view.chosen, x, y, sample_weight, map is not None)
+        mapped = Mapped(map, schema) if map is not None else None
+        source = Source(view.dataset, self._layout.fields, cache)
+        self._recipe = Recipe(source, self._layout, mapped)
+        self._lock = ForkLock()
+        self._resolved = view.resolve(self._layout.extra)
+        self._number = 0  # of the pass that was begun last, or will be
+        self._begun = self._complete = False
+        self._fresh = True  # resolved, and no pass begun since
+        self._builds = False
+        self._failure: Exception | None = None
+        self._walk: Pass | None = None  # for who asks by index
+        self._asked = (-1, 0)  # the last index, and how many came in a row
+        self._epoch = self._made(0)
+        if not len(self._epoch):
+            raise ValueError(
+                f"`view` must have samples for one batch at least. Received: {view!r} with "
+                f"{len(self._resolved.at)} samples, size={size}, shard={shard}, "
+                f"drop_remainder={drop_remainder}"
+            )
+
+    def __repr__(self) -> str:
+        return f"Batches({self.view!r}, {self._order})"
+
+    # What Keras asks.
+
+    @property
+    def num_batches(self) -> int:
+        fitting.adopt(sys._getframe(1), self, self._batches)
+        return len(self)
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return len(self._epoch)
+
+    def __getitem__(self, index: int) -> Batch:
+        """A batch of the epoch that has begun last, or will begin first.
+
+        Raises:
+            IndexError: if there are no so many.
+        """
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"`index` must be below {len(self)}. Received: {index}")
+        index %= len(self)
+        with self._lock:
+            last, row = self._asked
+            row = row + 1 if index == last + 1 else 1
+            self._asked = index, row
+            epoch, walk = self._epoch, self._walk
+            if walk is None or walk.index != index or walk.epoch is not epoch:
+                self._walk = walk = None
+                if row >= _IN_A_ROW and index + 1 < len(epoch):
+                    self._walk = walk = Pass(self._recipe, epoch, self._prefetch, index)
+            batch = self._recipe.one(epoch, index) if walk is None else next(walk)
+            if index == len(epoch) - 1:
+                self._walk = None
+                self._complete |= self._begun
+            return batch
+
+    def __iter__(self) -> Iterator[Batch]:
+        """One epoch."""
+        return self._batches(hides=False)
+
+    def on_epoch_begin(self) -> None:
+        frame = sys._getframe(1)
+        self._builds = fitting.builds(frame)
+        if self._builds:
+            return
+        iterator = fitting.epoch_iterator(frame)
+        if iterator is None:
+            self._begin()
+        elif fitting.begins_pass(iterator):
+            self._refresh()
+            fitting.count(iterator, len(self))
+
+    def on_epoch_end(self) -> None:
+        with self._lock:
+            failure, self._failure = self._failure, None
+            if self._complete:
+                self._number += 1
+                self._begun = self._complete = False
+                self._epoch = self._made(self._number)
+        if failure is not None:
+            raise failure
+
+    def every(self, index: int, count: int, number: int) -> Iterator[Batch]:
+        """Of an epoch each `count`th batch, for one of several processes that make them.
+
+        Args:
+            index: the first one.
+            count: of the processes.
+            number: of the epoch.
+        """
+        return Pass(self._recipe, self._made(number), self._prefetch, index, count)
+
+    # For callbacks.
+
+    def get_state(self) -> dict[str, Any]:
+        """What `set_state` needs for the next pass to be the one that would come next here."""
+        with self._lock:
+            return {
+                "epoch": self._number + self._begun,
+                "seed": self._order.seed,
+                "view": identity(self._resolved, self._order),
+            }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Makes the next pass the one that a `get_state` was before; also in another process.
+
+        Warns:
+            UserWarning: if the view has other samples than it had, so that the order is another
+                one: `view.freeze(name)` makes a view that stays.
+        """
+        with self._lock:
+            seed = int(state["seed"])
+            if seed != self._order.seed:
+                raise ValueError(
+                    f"`seed` must be what it was: {seed}. Received: seed={self._order.seed}"
+                )
+            if state["view"] != identity(self._resolved, self._order):
+                warnings.warn(
+                    "The view has other samples than when its state was kept, or is batched in "
+                    "another way: the order is another one. `view.freeze(name)` makes a view "
+                    "that stays as it is.",
+                    stacklevel=2,
+                )
+            self._number = int(state["epoch"])
+            self._begun = self._complete = False
+            self._epoch = self._made(self._number)
+
+    # Passes.
+
+    def _batches(self, hides: bool = fitting.HIDES_ERRORS) -> Iterator[Batch]:
+        """A pass; nothing is begun before the first batch is asked for."""
+        epoch = self._epoch if self._builds else self._begin()
+        counts = not self._builds
+        running = Pass(self._recipe, epoch, 0 if self._builds else self._prefetch)
+        try:
+            for _ in range(len(epoch)):
+                batch = next(running)
+                if counts and running.index == len(epoch):
+                    # Keras does not ask for more than there is, so that nothing follows this.
+                    self._completed(epoch)
+                yield batch
+        except Exception as failure:
+            if not hides:
+                raise
+            self._failure = failure
+        finally:
+            running.close()
+
+    def _begin(self) -> Epoch:
+        """Begins a pass; one that was broken off counts."""
+        with self._lock:
+            if self._begun:
+                self._number += 1
+            if not self._fresh:
+                self._refresh()
+            self._epoch = self._made(self._number)
+            self._begun, self._complete, self._fresh = True, False, False
+            self._walk = None
+            return self._epoch
+
+    def _completed(self, epoch: Epoch) -> None:
+        with self._lock:
+            self._complete |= epoch is self._epoch
+
+    def _refresh(self) -> None:
+        """Looks which samples the view has now."""
+        from pymongo.errors import PyMongoError
+
+        with self._lock:
+            if self.view.base is None and not self._fresh:
+                try:
+                    self._resolved = self.view.resolve(self._layout.extra)
+                except PyMongoError as error:
+                    log.warning(
+                        "MongoDB is away (%s): the epoch has the samples of the one before.",
+                        str(error).partition(",")[0],
+                    )
+            self._fresh = True
+            self._epoch = self._made(self._number + self._begun)
+
+    def _made(self, number: int) -> Epoch:
+        epoch = getattr(self, "_epoch", None)
+        if epoch is not None and epoch.resolved is self._resolved and epoch.number == number:
+            return epoch
+        return Epoch(self._resolved, self._order, number)
+
+
+def _shard(shard: Any) -> tuple[int, int]:
+    if shard is None:
+        return 0, 1
+    try:
+        index, count = (_whole(value, "shard", 0) for value in shard)
+    except (TypeError, ValueError):
+        index = count = 0
+    if not index < count:
+        raise ValueError(
+            f"`shard` must be (index, count) with 0 <= index < count. Received: shard={shard!r}"
+        )
+    return index, count
+
+
+def _whole(value: Any, name: str, least: int) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or int(value) < least:
+        raise ValueError(f"`{name}` must be an integer from {least} up. Received: {value!r}")
+    return int(value)
+
+
+def _seed(value: Any) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ValueError(f"`seed` must be an integer. Received: seed={value!r}")
+    return int(value)

@@ -1,0 +1,256 @@
+"""One pass over the samples: what an epoch is, how its batches are made, and a thread ahead."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from keras_tl.datasets.layout import Batch, Layout, nbytes
+from keras_tl.datasets.mapping import Mapped
+from keras_tl.datasets.order import epoch_order, shard, window_packs
+from keras_tl.datasets.source import Source
+
+if TYPE_CHECKING:
+    from keras_tl.datasets.resolved import Resolved
+
+_MOST_BYTES = 256 << 20  # of batches that wait, however many may
+Piece = tuple[int, list[Batch]]
+Stopped = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Order:
+    """How samples are put into batches.
+
+    Args:
+        size: samples of a batch.
+        shuffle: whether each epoch has an order of its own; else it is the view's.
+        seed: of the orders.
+        shard: which part, of how many.
+        drop_remainder: whether samples that do not fill a batch are left out.
+    """
+
+    size: int
+    shuffle: bool = False
+    seed: int = 0
+    shard: tuple[int, int] = (0, 1)
+    drop_remainder: bool = False
+
+    def positions(self, resolved: Resolved, epoch: int) -> np.ndarray:
+        """The positions of an epoch's samples in the view."""
+        order = np.arange(len(resolved.at))
+        if self.shuffle:
+            dataset = resolved.dataset
+            size = sum(f.row_bytes or 1024 for f in dataset.schema.tensors.values())
+            window = window_packs(size, dataset.rows)
+            order = epoch_order(resolved.at, dataset.rows, self.seed, epoch, window)
+        return shard(order, self.size, *self.shard, self.drop_remainder)
+
+    def count(self, samples: int) -> int:
+        """How many batches so many samples of a view make."""
+        own = len(shard(np.empty(samples, np.bool_), self.size, *self.shard, self.drop_remainder))
+        return -(-own // self.size)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The samples of one pass, in its order."""
+
+    resolved: Resolved
+    order: Order
+    number: int
+    _made: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def positions(self) -> np.ndarray:
+        return self.order.positions(self.resolved, self.number)
+
+    def __len__(self) -> int:
+        return self.order.count(len(self.resolved.at))
+
+
+def identity(resolved: Resolved, order: Order) -> str:
+    """Tells whether two passes of one number and seed have the same samples in the same order."""
+    about = (resolved.dataset.uid, order.size, order.shuffle, order.shard, order.drop_remainder)
+    digest = hashlib.sha256(repr(about).encode())
+    digest.update(np.ascontiguousarray(resolved.at, "<i8").data)
+    return digest.hexdigest()[:32]
+
+
+class Recipe:
+    """Makes batches of an epoch.
+
+    Args:
+        source: where values come from.
+        layout: what a batch has.
+        mapped: what is done to it, or `None`.
+    """
+
+    def __init__(self, source: Source, layout: Layout, mapped: Mapped | None) -> None:
+        self.source, self.layout, self.mapped = source, layout, mapped
+
+    def one(self, epoch: Epoch, index: int) -> Batch:
+        """The batch at an index."""
+        size = epoch.order.size
+        positions = epoch.positions[index * size : (index + 1) * size]
+        columns = self.source.take(epoch.resolved.at[positions])
+        (_, batch) = self._batch(epoch, index, columns, positions)
+        return batch
+
+    def pieces(self, epoch: Epoch, start: int, step: int, stopped: Stopped) -> Generator[Piece]:
+        """Each `step`th batch from an index on, some at a time, with the bytes that they have."""
+        size = epoch.order.size
+        positions = epoch.positions[start * size :]
+        if step > 1:
+            positions = positions[np.arange(len(positions)) // size % step == 0]
+        at = epoch.resolved.at[positions]
+        for begin, end, columns in self.source.stream(at, size, stopped):
+            batches, total = [], 0
+            for first in range(begin, end, size):
+                part = slice(first - begin, first - begin + size)
+                chosen = {name: column[part] for name, column in columns.items()}
+                mine = positions[first : min(first + size, end)]
+                bytes_, batch = self._batch(epoch, start + first // size * step, chosen, mine)
+                batches.append(batch)
+                total += bytes_
+            yield total, batches
+
+    def _batch(
+        self, epoch: Epoch, index: int, columns: dict[str, np.ndarray], positions: np.ndarray
+    ) -> tuple[int, Batch]:
+        known = epoch.resolved.columns
+        columns |= {name: known[name].take(positions, 0) for name in self.layout.extra}
+        if self.mapped is not None:
+            at = epoch.resolved.at[positions]
+            columns = self.mapped(columns, at, epoch.order, epoch.number, index)
+        return nbytes(columns), self.layout.batch(columns)
+
+
+class Pass(Iterator[Batch]):
+    """The batches of an epoch, which a thread makes ahead; it ends when this is forgotten.
+
+    Args:
+        recipe: how they are made.
+        epoch: which they are.
+        prefetch: how many wait; 0: none, and there is no thread.
+        start: the first one's index.
+        step: how far the next one is from it.
+    """
+
+    def __init__(
+        self, recipe: Recipe, epoch: Epoch, prefetch: int, start: int = 0, step: int = 1
+    ) -> None:
+        self.epoch, self.index = epoch, start
+        self._recipe, self._prefetch, self._step = recipe, prefetch, step
+        self._pid = 0
+        self._shelf = _Shelf(prefetch)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._shelf = shelf = _Shelf(self._prefetch)
+        pieces = self._recipe.pieces(self.epoch, self.index, self._step, lambda: shelf.stopped)
+        if self._prefetch:
+            weakref.finalize(self, shelf.stop).atexit = False
+            thread = threading.Thread(
+                target=_fill, args=(shelf, pieces), name="keras_tl-batches", daemon=True
+            )
+            thread.start()
+        else:
+            shelf.pieces = pieces
+
+    def __next__(self) -> Batch:
+        if self._pid != os.getpid():  # of a fork, in which the thread is not
+            self._begin()
+        if self.index >= len(self.epoch):
+            raise StopIteration
+        batch = self._shelf.take()
+        self.index += self._step
+        return batch
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._shelf.stop()
+
+
+class _Shelf:
+    """Batches that wait, between the thread that makes them and who takes them."""
+
+    def __init__(self, most: int) -> None:
+        self.stopped = False
+        self.pieces: Iterator[Piece] | None = None  # without a thread
+        self._most = most
+        self._batches: deque[Batch] = deque()
+        self._bytes: deque[int] = deque()  # of each batch, about
+        self._failure: BaseException | None = None
+        self._changed = threading.Condition()
+
+    def put(self, size: int, batches: list[Batch]) -> bool:
+        """Puts batches there once there is room; whether somebody wants more."""
+        with self._changed:
+            while not self.stopped and (
+                len(self._batches) >= self._most
+                or (self._batches and sum(self._bytes) + size > _MOST_BYTES)
+            ):
+                self._changed.wait()
+            self._batches += batches
+            self._bytes += [size // max(1, len(batches))] * len(batches)
+            self._changed.notify_all()
+            return not self.stopped
+
+    def fail(self, failure: BaseException) -> None:
+        with self._changed:
+            self._failure = failure
+            self._changed.notify_all()
+
+    def take(self) -> Batch:
+        """The next batch.
+
+        Raises:
+            Exception: what making it has raised, once.
+            StopIteration: there are no more.
+        """
+        if self.pieces is not None:
+            while not self._batches:
+                self._batches += next(self.pieces)[1]
+            return self._batches.popleft()
+        with self._changed:
+            while not self._batches:
+                if self.stopped or self._failure is not None:
+                    failure, self._failure = self._failure, None
+                    self.stopped = True
+                    raise failure or StopIteration
+                self._changed.wait()
+            self._bytes.popleft()
+            self._changed.notify_all()
+            return self._batches.popleft()
+
+    def stop(self) -> None:
+        with self._changed:
+            self.stopped = True
+            self._batches.clear()
+            self._bytes.clear()
+            self._changed.notify_all()
+
+
+def _fill(shelf: _Shelf, pieces: Generator[Piece]) -> None:
+    """The thread; it knows nothing of who takes the batches, so that they can be forgotten."""
+    try:
+        for size, batches in pieces:
+            if not shelf.put(size, batches):
+                break
+        else:
+            shelf.fail(StopIteration())
+    except BaseException as failure:
+        shelf.fail(failure)
+    finally:
+        pieces.close()
