@@ -116,6 +116,11 @@ class Batches(keras.utils.PyDataset):
     def __repr__(self) -> str:
         return f"Batches({self.view!r}, {self._order})"
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What a model's version keeps of the data: that of the view."""
+        return self.view.provenance
+
     # What Keras asks.
 
     @property
