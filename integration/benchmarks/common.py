@@ -1,7 +1,8 @@
 """What the benchmarks share: their arguments, their rows, and how they are shown and written.
 
 A benchmark is a script with a function `measure(options, report)`; `main(__doc__, measure)` runs it
-once for each backend, since Keras has one backend a process, and shows the rows of all.
+once for each backend, since Keras has one backend a process, and shows the rows of all. With
+`options.only_backend_rows` it may leave out what another backend's process has measured already.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 BACKENDS = ("jax", "tensorflow", "torch")
 PACKAGES = (
     *("keras_tl", "keras", "numpy", "jax", "tensorflow", "tensorflow-cpu", "torch", "safetensors"),
-    *("pymongo", "kafka-python", "mlflow"),
+    *("pymongo", "kafka-python", "mlflow", "datasets", "grain", "mosaicml-streaming", "fiftyone"),
 )
 
 
@@ -114,6 +115,8 @@ def main(description: str | None, measure: Callable[[argparse.Namespace, Report]
     parser.add_argument("--quick", action="store_true", help="end within a minute")
     parser.add_argument("--backend", choices=BACKENDS, help="one backend; default: each installed")
     parser.add_argument("--json", metavar="FILE", help="write setting and rows there as well")
+    # What `_each` says to all backends but the first one.
+    parser.add_argument("--only-backend-rows", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.backend:
         report = _one(options, measure)
@@ -162,9 +165,9 @@ def _each(options: argparse.Namespace) -> Report:
         with tempfile.TemporaryDirectory(prefix="keras_tl-bench-") as folder:
             result = Path(folder) / "rows.json"
             command = [sys.executable, sys.argv[0], "--backend", backend, "--json", str(result)]
-            subprocess.run(
-                command + ["--quick"] * options.quick, check=True, stdout=subprocess.DEVNULL
-            )
+            command += ["--quick"] * options.quick
+            command += ["--only-backend-rows"] * (backend != backends[0])
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             found = json.loads(result.read_text())
         together.setting = {**found["setting"], "backend": ", ".join(backends)}
         together.rows += [Row(**row) for row in found["rows"]]

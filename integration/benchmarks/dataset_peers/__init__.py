@@ -1,0 +1,1 @@
+"""What `datasets.py` measures on, and the peers that read and store the same samples."""
