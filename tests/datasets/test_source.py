@@ -1,0 +1,231 @@
+"""Where values come from: right from anywhere, each pack read once, and only what is wanted."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made import Made, numbered, pictures
+from pymongo.errors import AutoReconnect, OperationFailure
+
+from keras_tl.datasets import Array, Label, fetching, spans
+from keras_tl.datasets.order import epoch_order
+from keras_tl.datasets.source import Source
+from keras_tl.datasets.spans import cut
+
+CACHES = ["auto", "memory", None]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_TL_CACHE", str(tmp_path))
+    monkeypatch.setattr(fetching, "_FIRST_WAIT", 0.0)
+
+
+def check(dataset: Made, at: np.ndarray, found: dict[str, np.ndarray]) -> None:
+    place = {address: i for i, address in enumerate(dataset.at.tolist())}
+    for name, column in found.items():
+        assert len(column) == len(at)
+        for address, value in zip(at.tolist(), column, strict=True):
+            np.testing.assert_array_equal(value, dataset.columns[name][place[address]])
+
+
+@given(
+    packs=st.lists(st.integers(0, 30), max_size=120),
+    first=st.integers(1, 9),
+    row_bytes=st.sampled_from([1, 1 << 20, 5 << 20, 100 << 20]),
+)
+def test_spans_cover_all_and_share_no_pack(packs: list[int], first: int, row_bytes: int) -> None:
+    at = np.array([pack * 4 + i % 4 for i, pack in enumerate(packs)], np.int64)
+    found = cut(at, 4, first, row_bytes)
+    assert [end for _, end in found[:-1]] == [begin for begin, _ in found[1:]]
+    assert not len(at) or (found[0][0], found[-1][1]) == (0, len(at))
+    most = max(first, spans._MOST_BYTES // row_bytes)
+    for begin, end in found:
+        assert 0 < end - begin <= most
+        if end - begin < most:  # not cut by force
+            assert not set(packs[begin:end]) & set(packs[end:])
+            assert not set(packs[begin:end]) & set(packs[:begin]) or most < len(at)
+
+
+@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize("most", [spans._MOST_BYTES, 160])
+def test_any_rows_in_any_order(
+    cache: str | None, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spans, "_MOST_BYTES", most)
+    monkeypatch.setattr(spans, "_TARGET_BYTES", min(most, spans._TARGET_BYTES))
+    dataset = numbered(100, gap=3)
+    source = Source(dataset, ["x"], cache)  # type: ignore[arg-type]
+    random = np.random.default_rng(0)
+    for _ in range(3):
+        at = random.permutation(dataset.at)[: random.integers(1, 100)]
+        check(dataset, at, source.take(at))
+    dataset.insert({"x": np.ones((30, 4)), "y": [0] * 30}, gap=20)
+    at = random.permutation(dataset.at)
+    seen = 0
+    for begin, end, found in source.stream(at, 7):
+        assert begin == seen and (end - begin) % 7 * (len(at) - end) == 0
+        check(dataset, at[begin:end], found)
+        seen = end
+    assert seen == len(at)
+    check(dataset, dataset.at[:0], source.take(dataset.at[:0]))
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_values_of_any_kind(cache: str | None) -> None:
+    dataset = pictures(10)
+    source = Source(dataset, list(dataset.schema.tensors), cache)  # type: ignore[arg-type]
+    for at in (dataset.at, dataset.at[[7, 2, 9]], dataset.at[[4]]):
+        found = source.take(at)
+        check(dataset, at, found)
+        assert found["image"].dtype == np.uint8 and found["image"].shape == (len(at), 8, 8, 1)
+        assert found["boxes"].dtype == object and found["name"][0].startswith("sample")
+
+
+def test_half_floats_and_no_numbers_at_all() -> None:
+    fields = {"half": Array((2,), "bfloat16"), "none": Array((0, 3)), "b": Array((), "bool")}
+    dataset = Made({**fields, "y": Label(2)})
+    half = np.arange(20).reshape(10, 2)
+    dataset.insert(
+        {"half": half, "none": np.ones((10, 0, 3)), "b": np.arange(10) % 2 > 0, "y": [0] * 10}
+    )
+    source = Source(dataset, ["half", "none", "b"])  # type: ignore[arg-type]
+    for _ in range(2):
+        found = source.take(dataset.at[::-1])
+        assert found["half"].dtype.name == "bfloat16" and found["none"].shape == (10, 0, 3)
+        np.testing.assert_array_equal(found["half"].astype(int), half[::-1])
+        assert found["b"].tolist() == [True, False] * 5
+
+
+@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_pack_is_read_once(cache: str | None, shuffle: bool) -> None:
+    dataset = numbered(400)
+    source = Source(dataset, ["x"], cache)  # type: ignore[arg-type]
+    for epoch in range(3):
+        at = dataset.at
+        if shuffle:
+            at = at[epoch_order(at, 8, 0, epoch, 10)]
+        dataset.packs.asked.clear()
+        for begin, end, found in source.stream(at, 8):
+            check(dataset, at[begin:end], found)
+        asked = sorted(number for numbers in dataset.packs.asked for number in numbers)
+        assert asked == (list(range(50)) if cache is None or not epoch else [])
+
+
+def test_only_what_is_wanted_is_read_and_verified() -> None:
+    dataset = pictures()
+    for document in dataset.packs.documents.values():
+        document["fields"]["image"]["data"] = b"damaged"
+    found = Source(dataset, ["mask"]).take(dataset.at)  # type: ignore[arg-type]
+    check(dataset, dataset.at, found)
+    with pytest.raises(ValueError, match="Pack 0 must have the hash .* it is damaged"):
+        Source(dataset, ["image"]).take(dataset.at[:1])  # type: ignore[arg-type]
+
+
+def test_the_first_batch_waits_for_one_pack() -> None:
+    dataset = numbered(400)
+    rows = Source(dataset, ["x"], None).stream(dataset.at, 8)  # type: ignore[arg-type]
+    begin, end, _ = next(rows)
+    assert begin == 0 and dataset.packs.asked[0] == [0]
+    rows.close()
+
+
+def test_new_samples_cost_their_packs_only() -> None:
+    dataset = numbered(80)
+    source = Source(dataset, ["x"])  # type: ignore[arg-type]
+    source.take(dataset.at)
+    dataset.packs.asked.clear()
+    dataset.insert({"x": np.zeros((20, 4)), "y": [0] * 20})
+    check(dataset, dataset.at, source.take(dataset.at))
+    assert sorted(n for numbers in dataset.packs.asked for n in numbers) == [10, 11, 12]
+    dataset.packs.asked.clear()
+    again = Source(dataset, ["x"])  # type: ignore[arg-type]
+    check(dataset, dataset.at[::-1], again.take(dataset.at[::-1]))
+    assert dataset.packs.asked == []
+
+
+def test_a_cache_that_is_full_is_helped_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from keras_tl.datasets import column_cache
+
+    monkeypatch.setattr(column_cache, "_warned", {column_cache._FULL})
+    monkeypatch.setenv("KERAS_TL_CACHE_LIMIT", str(120_000))
+    dataset = Made({"x": Array((1024,)), "y": Label(2)})
+    x = np.random.default_rng(0).random((100, 1024), np.float32)
+    dataset.insert({"x": x, "y": [0] * 100})
+    source = Source(dataset, ["x"])  # type: ignore[arg-type]
+    for epoch in range(3):
+        at = dataset.at[epoch_order(dataset.at, 8, 0, epoch, 10)]
+        for begin, end, found in source.stream(at, 16):
+            check(dataset, at[begin:end], found)
+    numbers = {n for numbers in dataset.packs.asked for n in numbers}
+    counts = [sum(n in asked for asked in dataset.packs.asked) for n in sorted(numbers)]
+    assert set(counts) == {1, 3}  # some are in the cache
+
+
+def test_rows_that_are_taken_away_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = numbered(80)
+    source = Source(dataset, ["x"])  # type: ignore[arg-type]
+    source.take(dataset.at)
+    assert source.columns is not None
+    monkeypatch.setattr(source.columns, "take", lambda *_: False)
+    check(dataset, dataset.at, source.take(dataset.at))
+
+
+def test_a_server_that_comes_back_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    dataset = numbered(80)
+    dataset.packs.failures = [AutoReconnect("connection refused, host a:1") for _ in range(5)]
+    with caplog.at_level(logging.WARNING, "keras_tl"):
+        found = Source(dataset, ["x"], None).take(dataset.at)  # type: ignore[arg-type]
+    check(dataset, dataset.at, found)
+    assert "MongoDB is away (connection refused): samples are waited for" in caplog.text
+
+
+def test_a_server_that_stays_away_is_not_waited_for_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fetching, "PATIENCE", 0.0)
+    dataset = numbered(80)
+    dataset.packs.failures = [AutoReconnect("refused") for _ in range(9)]
+    with pytest.raises(AutoReconnect) as caught:
+        Source(dataset, ["x"], None).take(dataset.at)  # type: ignore[arg-type]
+    assert "nobody waits longer" in caught.value.__notes__[0]
+
+
+def test_other_failures_are_not_waited_for() -> None:
+    dataset = numbered(80)
+    dataset.packs.failures = [OperationFailure("not allowed")]
+    with pytest.raises(OperationFailure, match="not allowed"):
+        Source(dataset, ["x"], None).take(dataset.at)  # type: ignore[arg-type]
+
+
+def test_packs_that_are_gone_are_told() -> None:
+    dataset = numbered(80)
+    del dataset.packs.documents[4]
+    with pytest.raises(RuntimeError, match=r"Packs of the dataset 'made' are gone: \[4\]"):
+        Source(dataset, ["x"]).take(dataset.at)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("cache", [True, "disk", 3])
+def test_another_cache_is_refused(cache: Any) -> None:
+    with pytest.raises(ValueError, match="`cache` must be 'auto', 'memory' or None"):
+        Source(numbered(), ["x"], cache)  # type: ignore[arg-type]
+
+
+@settings(max_examples=30)
+@given(data=st.data())
+def test_a_span_takes_packs_in_any_order(data: st.DataObject) -> None:
+    rows = [data.draw(st.integers(0, 39)) for _ in range(data.draw(st.integers(1, 40)))]
+    at = np.array(list(dict.fromkeys(rows)), np.int64)
+    span = spans.Span(0, at, 4)
+    for pack in data.draw(st.permutations(span.packs.tolist())):
+        span.put(pack, "a", pack * 4 + np.arange(4))
+        span.put(pack, "o", [f"{pack * 4 + row}" for row in range(4)])
+    assert span.own["a"].tolist() == at.tolist() and span.has["a"].all()
+    assert span.own["o"].tolist() == [str(address) for address in at]
