@@ -32,7 +32,7 @@ def collect(dataset: Dataset, grace: float, dry_run: bool = False) -> dict[str, 
         free = sorted(set(numbers) - _frozen(dataset, numbers))
         if free and not dry_run:
             with dataset.connection.client.start_session() as session:
-                session.with_transaction(lambda s: _remove(dataset, free, s))  # noqa: B023
+                free = session.with_transaction(lambda s: _remove(dataset, free, s))  # noqa: B023
         done["packs"] += len(free)
         done["bytes"] += sum(sizes[number] for number in free)
     return done
@@ -73,18 +73,21 @@ def _remove_orphans(dataset: Dataset, numbers: list[int]) -> bool:
     return True
 
 
-def _frozen(dataset: Dataset, numbers: list[int]) -> set[int]:
+def _frozen(dataset: Dataset, numbers: list[int], session: ClientSession | None = None) -> set[int]:
     """Those of the packs that snapshots hold rows of."""
     query = {"uid": dataset.uid, "packs.n": {"$in": numbers}}
-    found = dataset.connection.db["snapshots"].find(query, {"packs.n": 1})
+    found = dataset.connection.db["snapshots"].find(query, {"packs.n": 1}, session=session)
     return {pack["n"] for snapshot in found for pack in snapshot["packs"]}
 
 
-def _remove(dataset: Dataset, numbers: list[int], session: ClientSession) -> None:
-    # Dead rows stay dead, so that these are still what they were when they were found.
+def _remove(dataset: Dataset, numbers: list[int], session: ClientSession) -> list[int]:
+    # Dead rows stay dead, but a snapshot that began before they died may have come meanwhile.
+    numbers = sorted(set(numbers) - _frozen(dataset, numbers, session))
+    dataset.hold(session)
     dataset.heads.delete_many({"_id": {"$in": numbers}}, session=session)
     dataset.packs.delete_many({"_id": {"$in": numbers}}, session=session)
     hooks.phase("dataset-gc")
+    return numbers
 
 
 def _batches(numbers: list[int]) -> list[list[int]]:

@@ -232,6 +232,18 @@ class Dataset(Editing):
         at, since = self._clock
         return at + timedelta(seconds=time.monotonic() - since)
 
+    def hold(self, session: ClientSession) -> None:
+        """Lets transactions that freeze rows, or remove packs, come one after the other.
+
+        Raises:
+            KeyError: if the dataset was deleted.
+        """
+        query = {"_id": self.key, "uid": self.uid}
+        held = {"$inc": {"held": 1}}
+        datasets = self.connection.db["datasets"]
+        if not datasets.update_one(query, held, session=session).matched_count:
+            raise KeyError(self.key)
+
     def check_exists(self, session: ClientSession) -> None:
         """Raises a `KeyError` if the dataset was deleted."""
         query = {"_id": self.key, "uid": self.uid}

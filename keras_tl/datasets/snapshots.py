@@ -174,20 +174,19 @@ def freeze(view: View, name: str) -> Snapshot:
     """
     check_key(name, "name")
     dataset, db = view.dataset, view.dataset.connection.db
-    rows = view._ask(lambda store: _frozen(store, view.plan))
-    root = merkle.root(rows)
     blobs = Blobs(db)
-    document: dict[str, Any] = {
-        **{"_id": f"{dataset.uid}/{root}", "dataset": dataset.key, "uid": dataset.uid},
-        **{"root": root, "names": [name], "n": len(rows.at)},
-        **{"plan": to_document(view.plan), "packs": packs_of(rows.at, dataset.rows)},
-    }
     while True:
-        document["blobs"] = [blobs.put_many([rows.dumps(dataset.schema.tags)])[0]]
-        document["created"] = dataset.now()
+        rows = view._ask(lambda store: _frozen(store, view.plan))
+        root = merkle.root(rows)
+        document: dict[str, Any] = {
+            **{"_id": f"{dataset.uid}/{root}", "dataset": dataset.key, "uid": dataset.uid},
+            **{"root": root, "names": [name], "n": len(rows.at), "created": dataset.now()},
+            **{"plan": to_document(view.plan), "packs": packs_of(rows.at, dataset.rows)},
+            "blobs": blobs.put_many([rows.dumps(dataset.schema.tags)]),
+        }
         hooks.phase("snapshot-uploaded")
         with db.client.start_session() as session:
-            done = session.with_transaction(lambda s: _publish(dataset, blobs, document, s))
+            done = session.with_transaction(lambda s: _publish(dataset, blobs, document, s))  # noqa: B023
         if done:
             hooks.phase("snapshot-committed")
             return dataset.snapshots[name]
@@ -196,7 +195,11 @@ def freeze(view: View, name: str) -> Snapshot:
 def _publish(
     dataset: Dataset, blobs: Blobs, document: dict[str, Any], session: ClientSession
 ) -> bool:
-    """Writes the document, or its name into the one that is there, in a transaction."""
+    """Writes the document, or its name into the one that is there, in a transaction.
+
+    Returns:
+        Whether it did; `gc` may have come first, and then all is looked up again.
+    """
     snapshots = dataset.connection.db["snapshots"]
     (name,) = document["names"]
     named = snapshots.find_one({"uid": dataset.uid, "names": name}, {"root": 1}, session=session)
@@ -209,10 +212,13 @@ def _publish(
     if snapshots.find_one(one, {"_id": 1}, session=session) is not None:
         snapshots.update_one(one, {"$addToSet": {"names": name}}, session=session)
         return True
-    if not blobs.touch(document["blobs"], session):
-        session.abort_transaction()  # gc took it in between: upload it again
+    numbers = [pack["n"] for pack in document["packs"]]
+    there = dataset.heads.count_documents({"_id": {"$in": numbers}}, session=session)
+    if there != len(numbers) or not blobs.touch(document["blobs"], session):
+        session.abort_transaction()
         return False
     snapshots.insert_one(document, session=session)
+    dataset.hold(session)
     return True
 
 
