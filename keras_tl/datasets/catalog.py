@@ -119,6 +119,7 @@ class Datasets(Importing):
 
     def _prepare(self, document: Mapping[str, Any]) -> None:
         """Makes what is missing of the collections and indexes; they exist before transactions."""
+        from pymongo import IndexModel
         from pymongo.errors import CollectionInvalid
 
         db = self.connection.db
@@ -127,8 +128,8 @@ class Datasets(Importing):
                 collection = db.create_collection(f"{name}.{document['slug']}", **options)
             except CollectionInvalid:  # it is there
                 collection = db[f"{name}.{document['slug']}"]
-            for keys, about in indexes:
-                collection.create_index(keys, **about)
+            if indexes:
+                collection.create_indexes([IndexModel(keys, **about) for keys, about in indexes])
         now = [{"$set": {"ready": True, "created": "$$NOW"}}]
         db["datasets"].update_one({"_id": document["_id"], "uid": document["uid"]}, now)
 

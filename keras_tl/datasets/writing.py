@@ -89,6 +89,7 @@ class Writer:
         Raises:
             ValueError: if a sample exists with other values, unless `replace`.
             KeyError: if the dataset was deleted meanwhile.
+            TimeoutError: if a value that was stored before it came here was collected meanwhile.
         """
         schema = self.dataset.schema
         for block in group:
@@ -100,8 +101,23 @@ class Writer:
             try:
                 return self._write(plan, first) if plan.blocks or plan.edited else 0
             except Moved:
+                self._check_stored(group)
                 look = True  # others wrote the same keys meanwhile
                 first = self.dataset.reserve(len(group))
+
+    def _check_stored(self, group: list[Block]) -> None:
+        stored = {
+            value.name: f"`{name}` of sample {key!r}"
+            for block in group
+            for name, column in block.columns.items()
+            for key, value in zip(block.keys, column, strict=True)
+            if isinstance(value, packs.Blob)
+        }
+        for name in self.blobs.missing(stored):
+            raise TimeoutError(
+                f"{stored[name]} must be referred to within the grace period of `gc` after it was "
+                "stored. Received: a value that was collected"
+            )
 
     def _write(self, plan: Plan, first: int) -> int:
         dataset = self.dataset
