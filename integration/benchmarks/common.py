@@ -83,6 +83,7 @@ class Report:
     def show(self) -> None:
         """Print the rows as a table."""
         from rich.console import Console
+        from rich.markup import escape
         from rich.table import Table
 
         table = Table("what", "value", "unit", "peer", "peer's", "ratio", "goal", "met")
@@ -90,7 +91,8 @@ class Report:
             met = {True: "yes", False: "NO", None: ""}[row.met]
             figures = [_figure(v) for v in (row.value, row.peer_value, row.ratio)]
             table.add_row(
-                row.what, figures[0], row.unit, row.peer, figures[1], figures[2], row.goal, met
+                *(row.what, figures[0], row.unit, escape(row.peer)),
+                *(figures[1], figures[2], escape(row.goal or ""), met),
             )
         versions = {**self.setting.get("packages", {}), **self.setting.get("servers", {})}
         console = Console(width=None if sys.stdout.isatty() else 140)

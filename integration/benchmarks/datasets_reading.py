@@ -62,7 +62,7 @@ def measure(options: argparse.Namespace, report: Report, mongodb: str) -> None:
     import keras_tl
     from keras_tl import datasets as d
 
-    n, rounds = (10_000, 5) if options.quick else (50_000, 9)
+    n, rounds = (10_000, 3) if options.quick else (50_000, 9)
     x, y = patches(n)
     project = f"bench_{uuid.uuid4().hex[:8]}"
     with (
@@ -77,14 +77,14 @@ def measure(options: argparse.Namespace, report: Report, mongodb: str) -> None:
             if not options.only_backend_rows:
                 warm(report, ds, x, y, Path(folder), rounds, 0.1 if options.quick else 0.3)
                 from_mongodb(report, hub, ds, x, y, rounds)
-                filling(report, ds, x, y, Path(folder), 3 if options.quick else rounds)
+                filling(report, ds, x, y, Path(folder), rounds)
                 order(report, ds, mongodb)
         finally:
             hub.connection.client.drop_database(project)
 
 
 def fit(report: Report, options: argparse.Namespace, ds: Any, x: np.ndarray, y: np.ndarray) -> None:
-    rounds, epochs = (3, 2) if options.quick else (7, 3)
+    rounds, epochs = (3, 1) if options.quick else (7, 2)
     batches = ds.batches(BATCH, shuffle=True)
     drain(batches)  # into the cache
     for name, model in (("a dense layer", dense()), ("convolutions", convolutional())):

