@@ -8,13 +8,14 @@ there without being listed, and `tend` drops it.
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from keras_tl.datasets.conditions import path
 from keras_tl.datasets.explaining import PREFIX, explain
@@ -23,6 +24,7 @@ from keras_tl.datasets.shapes import Shape, bare, outline, shape_of, words
 
 if TYPE_CHECKING:
     from keras_tl.datasets.collection import Dataset
+    from keras_tl.storage.connection import Connection
 
 log = logging.getLogger("keras_tl")
 
@@ -221,12 +223,23 @@ def _drop(dataset: Dataset, name: str) -> None:
             raise
 
 
-def _start(known: _Known, work: Any, dataset: Dataset, *about: Any) -> None:
+class _Pinned:
+    """The client of a connection as it is: once that is closed, no other one is made."""
+
+    def __init__(self, connection: Any) -> None:
+        self.db, self.client = connection.db, connection.client
+        self.address, self.project = connection.address, connection.project
+
+
+def _start(known: _Known, work: Callable[..., None], dataset: Dataset, *about: Any) -> None:
+    pinned = copy.copy(dataset)
+    pinned.connection = cast("Connection", _Pinned(dataset.connection))
+
     def run() -> None:
         from pymongo.errors import PyMongoError
 
         try:
-            work(dataset, *about)
+            work(pinned, *about)
         except PyMongoError as error:  # no view waits for it, and the next process tries again
             log.info("Indexes of %r were not tended: %s", dataset.key, type(error).__name__)
         finally:

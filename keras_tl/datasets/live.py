@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_SNAPSHOT_UNAVAILABLE, _TRIES = 246, 20
+_SNAPSHOT_UNAVAILABLE, _QUERY_PLAN_KILLED = 246, 175
+_TRIES = 20
 _ONLY_AT = {"_id": 0, "at": 1}
 _FEW = 10_000  # rows that are asked for one by one
 _BATCH = 100_000  # documents that a reply may hold
@@ -42,8 +43,9 @@ def ask(dataset: Dataset, question: Callable[[Live], T]) -> T:
             with dataset.connection.client.start_session(snapshot=True) as session:
                 return question(Live(dataset, session))
         except OperationFailure as error:
-            # An index, or the collection itself, is younger than the moment that was asked for.
-            if error.code != _SNAPSHOT_UNAVAILABLE or tries >= _TRIES:
+            # An index, or the collection, is younger than the moment that was asked for; or the
+            # index that the answer was read from was dropped.
+            if error.code not in (_SNAPSHOT_UNAVAILABLE, _QUERY_PLAN_KILLED) or tries >= _TRIES:
                 raise
             time.sleep(0.02 * (tries + 1))
     raise AssertionError
