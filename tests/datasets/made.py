@@ -85,7 +85,8 @@ class Seen:
         columns = {}
         for name in extra:
             values = self.tags[name] if name in self.tags else self.dataset.columns[name]
-            columns[name] = np.asarray(values)[positions]
+            kind = self.dataset.schema.labels.get(name)
+            columns[name] = np.asarray(values, kind and kind.dtype)[positions]
         return Resolved(self.dataset, self.dataset.at[positions], columns)  # type: ignore[arg-type]
 
     def batches(self, size: int, **options: Any) -> Batches:

@@ -1,0 +1,538 @@
+"""Batches: the samples of a view, each once an epoch, in one order wherever they come from."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras.src.trainers.data_adapters import get_data_adapter
+from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
+from keras.src.trainers.epoch_iterator import EpochIterator
+from made import Made, Seen, numbered
+
+from keras_tl.datasets import Array, Label
+from keras_tl.datasets.batches import Batches
+from keras_tl.datasets.order import epoch_order, shard, window_packs
+
+TENSORFLOW = keras.backend.backend() == "tensorflow"
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_TL_CACHE", str(tmp_path))
+
+
+@pytest.fixture(autouse=True)
+def no_threads_left() -> Iterator[None]:
+    """What reads ahead ends when nobody takes its batches any more."""
+    yield
+    own = [thread for thread in threading.enumerate() if thread.name.startswith("keras_tl-")]
+    for thread in own:
+        thread.join(0.5)
+        if thread.is_alive():
+            gc.collect()
+            thread.join(20)
+        assert not thread.is_alive(), thread
+
+
+def ids(batches: Any) -> list[list[int]]:
+    """The numbers of the samples in each batch; checks that all of a sample belongs together."""
+    found = []
+    for x, y in batches:
+        x, y = np.asarray(x), np.asarray(y)
+        np.testing.assert_array_equal(x, np.repeat(x[:, :1], 4, 1))
+        np.testing.assert_array_equal(x[:, 0] % 3, y)
+        found.append(x[:, 0].astype(int).tolist())
+    return found
+
+
+def expected(dataset: Made, size: int, epoch: int, seed: int = 0) -> list[list[int]]:
+    window = window_packs(16, dataset.rows)
+    order = epoch_order(dataset.at, dataset.rows, seed, epoch, window)
+    return [order[i : i + size].tolist() for i in range(0, len(order), size)]
+
+
+def network(inputs: int = 4) -> keras.Model:
+    """Whose weights tell which batches it was trained on, in which order."""
+    keras.utils.set_random_seed(3)
+    model = keras.Sequential([keras.Input((inputs,)), keras.layers.Dense(3)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.001, momentum=0.9), loss)
+    return model
+
+
+def trained(numbers: list[list[int]], **options: Any) -> list[np.ndarray]:
+    """The weights after these batches, one by one."""
+    model = network()
+    for batch in numbers:
+        x = np.repeat(np.array(batch, "float32")[:, None], 4, 1)
+        model.train_on_batch(x, np.array(batch) % 3, **options)
+    return model.get_weights()
+
+
+def same(weights: list[np.ndarray], others: list[np.ndarray]) -> bool:
+    return all(
+        np.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(weights, others, strict=True)
+    )
+
+
+# The order.
+
+
+@pytest.mark.parametrize("prefetch", [0, 1, 3])
+@pytest.mark.parametrize("cache", ["auto", "memory", None])
+def test_an_epoch_is_its_order_whatever_it_is_read_from(cache: str | None, prefetch: int) -> None:
+    dataset = numbered(150)
+    batches = Seen(dataset).batches(16, shuffle=True, seed=5, cache=cache, prefetch=prefetch)
+    assert len(batches) == 10
+    for epoch in range(3):
+        assert ids(batches) == expected(dataset, 16, epoch, seed=5)
+
+
+def test_without_shuffle_the_order_is_the_view_s() -> None:
+    positions = np.random.default_rng(0).permutation(150)[:70]
+    batches = Seen(numbered(150), positions).batches(16)
+    for _ in range(2):
+        assert sum(ids(batches), []) == positions.tolist()
+
+
+@settings(max_examples=15)
+@given(
+    count=st.integers(1, 80),
+    size=st.integers(1, 20),
+    shards=st.sampled_from([1, 2, 4]),
+    drop=st.booleans(),
+    start=st.integers(0, 3),
+)
+def test_shards_and_resumed_epochs_have_the_same_order(
+    count: int, size: int, shards: int, drop: bool, start: int
+) -> None:
+    dataset = numbered(count)
+    order = epoch_order(dataset.at, 8, 1, 0, window_packs(16, 8))
+    for index in range(shards):
+        mine = shard(order, size, index, shards, drop)
+        options: Any = {"shuffle": True, "seed": 1, "cache": None, "drop_remainder": drop}
+        if not len(mine):
+            with pytest.raises(ValueError, match="`view` must have samples for one batch"):
+                Seen(dataset).batches(size, shard=(index, shards), **options)
+            continue
+        batches = Seen(dataset).batches(size, shard=(index, shards), **options)
+        found = ids(batches)
+        assert sum(found, []) == mine.tolist() and len(found) == len(batches)
+        batches.set_state({**batches.get_state(), "epoch": 0})
+        start = min(start, len(batches) - 1)
+        assert ids(batches[i] for i in range(start, len(batches))) == found[start:]
+
+
+def test_an_index_is_a_batch() -> None:
+    dataset = numbered(150)
+    batches = Seen(dataset).batches(16, shuffle=True)
+    order = expected(dataset, 16, 0)
+    for index in (3, 0, 9, 4, 5, 6, 7, 8, 9, -1, -10):
+        assert ids([batches[index]]) == [order[index]]
+    for index in (10, -11):
+        with pytest.raises(IndexError, match="`index` must be below 10"):
+            batches[index]
+
+
+def test_what_comes_in_a_row_is_read_ahead() -> None:
+    dataset = numbered(400)
+    batches = Seen(dataset).batches(8, cache=None)
+    assert sum(ids(batches[i] for i in range(50)), []) == list(range(400))
+    assert len([n for asked in dataset.packs.asked for n in asked]) <= 53
+
+
+# In `fit`.
+
+
+def test_keras_has_what_is_private() -> None:
+    """Fails if Keras renames it: then `fit` shuffles, and a view that grows is cut off."""
+    batches = Seen(numbered()).batches(8)
+    iterator = EpochIterator(batches, shuffle=True)
+    for name in ("_num_batches", "_current_iterator", "_steps_seen", "_enumerate_iterator"):
+        assert hasattr(iterator, name)
+    for name in ("_get_iterator", "_standardize_batch", "enqueuer", "py_dataset"):
+        assert hasattr(PyDatasetAdapter(batches), name)
+    assert "_get_iterator" in vars(iterator.data_adapter)
+
+
+def test_fit_keeps_the_order_though_it_shuffles() -> None:
+    dataset = numbered(50)
+    model = network()
+    model.fit(Seen(dataset).batches(8, shuffle=True), epochs=3, verbose=0)  # shuffle=True
+    epochs = [expected(dataset, 8, epoch) for epoch in range(3)]
+    assert same(model.get_weights(), trained(sum(epochs, [])))
+    assert not same(model.get_weights(), trained(sum(epochs[::-1], [])))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 4])
+def test_workers_change_nothing(workers: int) -> None:
+    dataset = numbered(50)
+    batches = Seen(dataset).batches(8, shuffle=True)
+    batches.workers = workers
+    model = network()
+    model.fit(batches, epochs=2, verbose=0)
+    assert same(model.get_weights(), trained(sum([expected(dataset, 8, e) for e in (0, 1)], [])))
+
+
+def test_a_model_that_is_built_by_a_batch_sees_the_first_epoch_whole() -> None:
+    dataset = numbered(50)
+    batches = Seen(dataset).batches(8, shuffle=True)
+    model = keras.Sequential([keras.layers.Dense(3)])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(batches, verbose=0)
+    assert batches.get_state()["epoch"] == 1
+
+
+def test_a_pass_may_last_several_epochs() -> None:
+    dataset = numbered(48)
+    model = network()
+    model.fit(Seen(dataset).batches(8, shuffle=True), epochs=5, steps_per_epoch=2, verbose=0)
+    steps = expected(dataset, 8, 0) + expected(dataset, 8, 1)
+    assert same(model.get_weights(), trained(steps[:10]))
+
+
+def test_an_epoch_cannot_last_longer_than_a_pass() -> None:
+    dataset = numbered(40)
+    model = network()
+    with pytest.warns(UserWarning, match="ran out of data"):
+        model.fit(Seen(dataset).batches(8, shuffle=True), epochs=2, steps_per_epoch=7, verbose=0)
+    assert same(model.get_weights(), trained(expected(dataset, 8, 0) + expected(dataset, 8, 1)))
+
+
+class Stop(keras.callbacks.Callback):
+    def __init__(self, batch: int, failure: Exception | None = None) -> None:
+        super().__init__()
+        self.batch, self.failure = batch, failure
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if batch == self.batch:
+            if self.failure is not None:
+                raise self.failure
+            self.model.stop_training = True
+
+
+@pytest.mark.parametrize("failure", [None, KeyError("interrupted")])
+def test_an_epoch_that_was_broken_off_is_over(failure: Exception | None) -> None:
+    dataset = numbered(48)
+    batches = Seen(dataset).batches(8, shuffle=True)
+    model = network()
+    with pytest.raises(KeyError) if failure is not None else warnings.catch_warnings():
+        model.fit(batches, epochs=3, verbose=0, callbacks=[Stop(2, failure)])
+    model.fit(batches, epochs=1, verbose=0)
+    steps = expected(dataset, 8, 0)[:3] + expected(dataset, 8, 1)
+    assert same(model.get_weights(), trained(steps))
+    assert batches.get_state()["epoch"] == 2
+
+
+def test_evaluate_and_predict_are_those_of_arrays() -> None:
+    dataset = numbered(50)
+    batches = Seen(dataset).batches(8)
+    x, y = np.array(dataset.columns["x"], "float32"), np.array(dataset.columns["y"])
+    model = network()
+    for _ in range(2):
+        assert model.evaluate(batches, verbose=0) == pytest.approx(
+            model.evaluate(x, y, batch_size=8, verbose=0), rel=1e-5
+        )
+        np.testing.assert_allclose(
+            model.predict(batches, verbose=0), model.predict(x, verbose=0), rtol=1e-5
+        )
+    history = model.fit(x, y, batch_size=8, epochs=2, verbose=0, validation_data=batches).history
+    assert len(history["val_loss"]) == 2
+
+
+def test_class_weights_count() -> None:
+    dataset = numbered(48)
+    weights = {0: 0.5, 1: 2.0, 2: 1.0}
+    model = network()
+    model.fit(Seen(dataset).batches(8), verbose=0, class_weight=weights)
+    numbers = [list(range(i, i + 8)) for i in range(0, 48, 8)]
+    assert same(model.get_weights(), trained(numbers, class_weight=weights))
+    assert not same(model.get_weights(), trained(numbers))
+
+
+def test_sample_weights_count() -> None:
+    dataset = numbered(48)
+    weights = np.linspace(0, 2, 48).astype("float32")
+    seen = Seen(dataset, tags={"weight": weights})
+    seen.dataset.schema.tags["weight"] = "float"
+    model, other = network(), network()
+    model.fit(seen.batches(8, sample_weight="weight"), verbose=0)
+    x, y = np.array(dataset.columns["x"], "float32"), np.array(dataset.columns["y"])
+    other.fit(x, y, batch_size=8, shuffle=False, sample_weight=weights, verbose=0)
+    assert same(model.get_weights(), other.get_weights())
+
+
+def test_a_wrapper_by_index_is_a_dataset_too() -> None:
+    dataset = numbered(48)
+
+    class Doubled(keras.utils.PyDataset):
+        def __init__(self, inner: Batches) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def __len__(self) -> int:
+            return len(self.inner)
+
+        def __getitem__(self, index: int) -> Any:
+            x, y = self.inner[index]
+            return x * 2, y
+
+        def on_epoch_begin(self) -> None:
+            self.inner.on_epoch_begin()
+
+        def on_epoch_end(self) -> None:
+            self.inner.on_epoch_end()
+
+    batches = Seen(dataset).batches(8, shuffle=True)
+    network().fit(Doubled(batches), epochs=2, shuffle=False, verbose=0)
+    assert batches.get_state()["epoch"] == 2
+
+
+# What changes and what fails.
+
+
+def test_samples_that_come_are_in_the_next_epoch() -> None:
+    dataset = numbered(40)
+    batches = Seen(dataset).batches(8, shuffle=True)
+
+    class Grow(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            self.steps = 0
+            if epoch == 1:
+                numbers = np.arange(40, 64)
+                x = np.repeat(numbers[:, None], 4, 1)
+                dataset.insert({"x": x, "y": numbers % 3})
+                dataset.packs.asked.clear()
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            self.steps += 1
+
+    grow = Grow()
+    model = network()
+    model.fit(batches, epochs=2, verbose=0, callbacks=[grow])
+    assert grow.steps == 8
+    asked = sorted(n for numbers in dataset.packs.asked for n in numbers)
+    assert asked == [5, 6, 7]  # the others are in the cache
+    second = expected(dataset, 8, 1)
+    assert len(sum(second, [])) == 64
+    before = epoch_order(dataset.at[:40], 8, 0, 0, window_packs(16, 8))
+    first = [before[i : i + 8].tolist() for i in range(0, 40, 8)]
+    assert same(model.get_weights(), trained(first + second))
+
+
+def test_a_snapshot_is_resolved_once() -> None:
+    seen = Seen(numbered(40))
+    seen.base = seen  # type: ignore[assignment]
+    batches = seen.batches(8)
+    for _ in range(3):
+        ids(batches)
+    assert seen.resolved == 1
+
+
+def test_an_epoch_begins_without_the_server(caplog: pytest.LogCaptureFixture) -> None:
+    from pymongo.errors import ServerSelectionTimeoutError
+
+    dataset = numbered(40)
+    seen = Seen(dataset)
+    batches = seen.batches(8, shuffle=True)
+    ids(batches)
+
+    def away(extra: Any = ()) -> Any:
+        raise ServerSelectionTimeoutError("a:1: refused, Timeout")
+
+    seen.resolve = away  # type: ignore[method-assign]
+    assert ids(batches) == expected(dataset, 8, 1)
+    assert "the epoch has the samples of the one before" in caplog.text
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_what_fails_in_a_thread_fails_in_fit(prefetch: int) -> None:
+    dataset = numbered(240)
+    batches = Seen(dataset).batches(8, shuffle=True, cache=None, prefetch=prefetch)
+    pack = expected(dataset, 8, 0)[-1][0] // 8  # of the last window
+    document = dataset.packs.documents[pack]
+    data = document["fields"]["x"]["data"]
+    document["fields"]["x"]["data"] = b"?" + data[1:]
+    model = network()
+    with warnings.catch_warnings():
+        if TENSORFLOW:  # the failure comes behind it
+            warnings.filterwarnings("ignore", "Your input ran out of data")
+        with pytest.raises(ValueError, match=f"Pack {pack} must have the hash .* damaged"):
+            model.fit(batches, epochs=2, verbose=0)
+    document["fields"]["x"]["data"] = data
+    model = network()
+    model.fit(batches, verbose=0)
+    assert same(model.get_weights(), trained(expected(dataset, 8, 1)))
+
+
+def test_no_more_is_made_ahead_than_was_asked_for() -> None:
+    dataset = Made({"x": Array((1 << 18,)), "y": Label(2)})  # a piece is a batch
+    dataset.insert({"x": np.zeros((40, 1 << 18), "float32"), "y": [0] * 40})
+    made = []
+
+    def noted(columns: dict[str, Any]) -> dict[str, Any]:
+        made.append(len(columns["y"]))
+        return columns
+
+    iterator = iter(Seen(dataset).batches(4, map=noted, prefetch=3, cache=None))
+    next(iterator)
+    shelf = next(
+        thing for thing in gc.get_objects() if type(thing).__name__ == "_Shelf" and thing._batches
+    )
+    with shelf._changed:
+        assert shelf._changed.wait_for(lambda: len(shelf._batches) >= 3, 60)
+    deadline = time.monotonic() + 60
+    while len(made) < 5 and time.monotonic() < deadline:
+        time.sleep(0.001)  # the one that waits for room
+    assert len(made) == 5
+    iterator.close()  # type: ignore[attr-defined]
+
+
+def test_bytes_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    from keras_tl.datasets import passes
+
+    monkeypatch.setattr(passes, "_MOST_BYTES", 1000)
+    shelf = passes._Shelf(100)
+    assert shelf.put(600, [(1,), (2,)])
+    thread = threading.Thread(target=shelf.put, args=(600, [(3,)]))
+    thread.start()
+    assert [shelf.take() for _ in range(3)] == [(1,), (2,), (3,)]
+    thread.join(60)
+    assert not shelf._bytes
+    shelf.put(600, [(1,)])
+    thread = threading.Thread(target=shelf.put, args=(600, [(3,)]))
+    thread.start()
+    shelf.stop()
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_batches_that_are_forgotten_end_their_thread() -> None:
+    for _ in range(3):
+        iterator = iter(Seen(numbered(400)).batches(8))
+        next(iterator)
+        del iterator  # and `no_threads_left`
+
+
+def test_a_fork_goes_on_by_itself() -> None:
+    dataset = numbered(400)
+    batches = Seen(dataset).batches(8, shuffle=True)
+    iterator = iter(batches)
+    first = ids([next(iterator)])
+    pid = os.fork()
+    if not pid:
+        try:
+            rest = ids(iterator) == expected(dataset, 8, 0)[1:]
+            os._exit(0 if rest and ids(batches) == expected(dataset, 8, 1) else 1)
+        except BaseException:
+            os._exit(2)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert first + ids(iterator) == expected(dataset, 8, 0)
+
+
+# States.
+
+
+def test_a_state_brings_an_epoch_back() -> None:
+    dataset = numbered(50)
+    batches = Seen(dataset).batches(8, shuffle=True, seed=4)
+    ids(batches)
+    state = json.loads(json.dumps(batches.get_state()))
+    assert state["epoch"] == 1 and state["seed"] == 4
+    second, third = ids(batches), ids(batches)
+    batches.set_state(state)
+    assert ids(batches) == second
+    other = Seen(dataset).batches(8, shuffle=True, seed=4)
+    other.set_state(state)
+    assert [ids(other), ids(other)] == [second, third]
+
+
+def test_a_state_of_other_samples_is_told() -> None:
+    dataset = numbered(50)
+    state = Seen(dataset).batches(8, shuffle=True).get_state()
+    with pytest.warns(UserWarning, match="other samples than when its state was kept"):
+        Seen(dataset, np.arange(40)).batches(8, shuffle=True).set_state(state)
+    with pytest.warns(UserWarning, match="batched in another way"):
+        Seen(dataset).batches(9, shuffle=True).set_state(state)
+    with pytest.raises(ValueError, match="`seed` must be what it was: 0. Received: seed=1"):
+        Seen(dataset).batches(8, shuffle=True, seed=1).set_state(state)
+
+
+# What a batch has.
+
+
+def test_several_fields_make_a_dict() -> None:
+    dataset = Made({"a": Array((2,)), "b": Array(()), "y": Label(3), "z": Label(dtype="float32")})
+    columns = {"a": np.ones((9, 2)), "b": np.arange(9), "y": [1] * 9, "z": np.arange(9) / 2}
+    dataset.insert(columns)
+    seen = Seen(dataset, tags={"t": np.arange(9)})
+    dataset.schema.tags["t"] = "int"
+    x, y = seen.batches(4)[0]
+    assert list(x) == ["a", "b"] and list(y) == ["y", "z"]
+    assert x["a"].shape == (4, 2) and y["z"].tolist() == [0, 0.5, 1, 1.5]
+    assert y["z"].dtype == np.float32
+    x, y, w = seen.batches(4, x="b", y=["z"], sample_weight="t")[1]
+    assert x.tolist() == [4, 5, 6, 7] and list(y) == ["z"] and w.tolist() == [4, 5, 6, 7]
+    (x,) = seen.batches(4, x=["t", "a"], y=())[0]
+    assert list(x) == ["t", "a"]
+    seen.chosen = ("b", "y")
+    x, y = seen.batches(4)[0]
+    assert x.shape == y.shape == (4,)
+    (x,) = seen.batches(4, x="t", y=())[0]
+    assert x.tolist() == [0, 1, 2, 3] and dataset.packs.asked
+
+
+def test_a_last_batch_may_be_left_out() -> None:
+    batches = Seen(numbered(50)).batches(8, drop_remainder=True)
+    assert [len(x) for x, _ in batches] == [8] * 6 and len(batches) == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 0}, "`size` must be an integer from 1 up"),
+        ({"size": 8, "shard": (2, 2)}, r"`shard` must be \(index, count\)"),
+        ({"size": 8, "shard": 3}, r"`shard` must be \(index, count\)"),
+        ({"size": 8, "seed": 0.5}, "`seed` must be an integer"),
+        ({"size": 8, "prefetch": -1}, "`prefetch` must be an integer from 0 up"),
+        ({"size": 8, "cache": "disk"}, "`cache` must be"),
+        ({"size": 8, "x": ()}, "`x` must name one field at least"),
+        ({"size": 8, "y": (), "sample_weight": "y"}, "`sample_weight` needs a `y`"),
+        ({"size": 8, "x": ["x", "x"]}, "`x` must be a name, or several, none twice"),
+        ({"size": 8, "map": 3}, "`map` must be a function of a dict, a Keras layer or"),
+        ({"size": 99, "drop_remainder": True}, "`view` must have samples for one batch at least"),
+    ],
+)
+def test_what_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Seen(numbered(50)).batches(**options)
+
+
+def test_adapters_of_one_dataset_do_not_meet() -> None:
+    """Each `fit` has an adapter of its own, and is not held by the batches."""
+    dataset = numbered(50)
+    batches = Seen(dataset).batches(8, shuffle=True)
+    adapters = [get_data_adapter(batches, shuffle=True) for _ in range(2)]
+    passes = [adapter.num_batches and adapter.get_numpy_iterator() for adapter in adapters]
+    found = [ids(iterator) for iterator in passes]
+    assert found == [expected(dataset, 8, 0), expected(dataset, 8, 1)]
