@@ -77,10 +77,11 @@ class Albumented:
         if mask is not None:
             results[mask] = _column(done["mask"])
         if boxes is not None:
+            # Without a box the columns behind the four numbers are lost.
             arrays = [np.asarray(value, np.float32) for value in done["bboxes"]]
-            left = [value.reshape(len(value), -1)[:, :BOXES] for value in arrays]
-            kept = [value.reshape(len(value), -1)[:, BOXES:].ravel() for value in arrays]
-            numbers = [value.astype(np.int64) for value in kept]
+            arrays = [value if value.size else np.empty((0, BOXES + 1)) for value in arrays]
+            left = [value[:, :BOXES] for value in arrays]
+            numbers = [value[:, BOXES].astype(np.int64) for value in arrays]
             results |= follow(roles.schema, columns, boxes, left, numbers)
         return results
 
