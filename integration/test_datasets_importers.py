@@ -229,6 +229,15 @@ def test_a_folder_kept_encoded(hub: ktl.Hub, images: Path) -> None:
     assert found["cat/deep/Ä b.JPG"]["x"][:3] == b"\xff\xd8\xff"
 
 
+def test_a_folder_kept_encoded_that_batches_decode(hub: ktl.Hub, images: Path) -> None:
+    found = hub.datasets.from_image_folder("later", images, (6, 5), encoded=True)
+    assert found.schema.fields["x"] == Image(6, 5, 3, encoded="any")
+    for layer in (keras.layers.Rescaling(1.0), keras.layers.RandomCrop(6, 5)):
+        batch = found.where(key__in=["cat/00.png", "cat/deep/Ä b.JPG"]).batches(2, map=layer)
+        x, _ = batch[0]
+        assert x.shape == (2, 6, 5, 3) and (x[0] == picture(0, 6, 5, 3)).all()
+
+
 def test_a_folder_without_classes(hub: ktl.Hub, tmp_path: Path) -> None:
     write(tmp_path / "a.png", picture(0, 4, 4))
     found = hub.datasets.from_image_folder("flat", tmp_path, (4, 4), channels=1)
@@ -281,6 +290,7 @@ def test_few_images_are_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ({"folder": ""}, "`folder` must have files that end in .png"),
         ({"folder": "", "size": (0, 1)}, "`size` must be"),
         ({"folder": "", "channels": 2}, "`channels` must be"),
+        ({"folder": "", "encoded": False}, "`size` must be given"),
     ],
 )
 def test_wrong_folders(hub: ktl.Hub, tmp_path: Path, options: dict[str, Any], says: str) -> None:

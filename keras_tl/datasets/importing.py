@@ -86,6 +86,7 @@ class Importing:
         folder: str | os.PathLike[str],
         size: tuple[int, int] | None = None,
         *,
+        encoded: bool | None = None,
         channels: int = 3,
         tags: Mapping[str, Any] | None = None,
         prefix: str = "",
@@ -100,8 +101,10 @@ class Importing:
         Args:
             key: of the dataset.
             folder: where the images are.
-            size: (height, width) that images are resized to, bilinear, as Keras does. Default: the
-                files stay as they are, encoded.
+            size: (height, width) that images are resized to, bilinear, as Keras does.
+            encoded: whether the files are kept as they are. A `map=` of layers then decodes them
+                for each batch anew, to `size`: photos take a tenth of the room, and an epoch most
+                of its time for that. Default: only without a `size`.
             channels: 1 (grey), 3 (RGB) or 4 (RGBA).
             tags: see the class.
             prefix: see the class.
@@ -123,7 +126,9 @@ class Importing:
         """
         from keras_tl.datasets.importers.folder import from_image_folder
 
-        return from_image_folder(self, key, folder, size, channels, tags, prefix, skip_broken)
+        return from_image_folder(
+            self, key, folder, size, encoded, channels, tags, prefix, skip_broken
+        )
 
     def from_tf_dataset(
         self,

@@ -124,6 +124,7 @@ class _Layers:
                 variable.assign(random.integers(0, 1 << 31, 2).astype(str(variable.dtype)))
             if not any(map(_is_for_images, self._layers)):
                 name = self._roles.single(columns)
+                found[name] = self._roles.pixels(name, found[name], one_size=True)
                 for layer in self._layers:
                     found[name] = _called(layer, found[name])
                 found[name] = keras.ops.convert_to_numpy(found[name])

@@ -30,6 +30,7 @@ def from_image_folder(
     key: str,
     folder: str | os.PathLike[str],
     size: tuple[int, int] | None,
+    encoded: bool | None,
     channels: int,
     tags: Mapping[str, Any] | None,
     prefix: str,
@@ -44,18 +45,21 @@ def from_image_folder(
         raise ValueError(f"`channels` must be 1, 3 or 4. Received: channels={channels!r}")
     if size is not None and not (len(size) == 2 and all(type(s) is int and s > 0 for s in size)):
         raise ValueError(f"`size` must be (height, width) or None. Received: size={size!r}")
+    encoded = size is None if encoded is None else encoded
+    if size is None and not encoded:
+        raise ValueError("`size` must be given for images that are decoded. Received: size=None")
     if next(_files(root), None) is None:
         raise ValueError(
             f"`folder` must have files that end in {', '.join(SUFFIXES)}. Received: {str(folder)!r}"
         )
     classes = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     height, width = size or (None, None)
-    image = Image(height, width, channels, encoded=None if size else "any")
+    image = Image(height, width, channels, encoded="any" if encoded else None)
     kinds: dict[str, Any] = {"x": lambda: image}
     if classes:
         kinds["y"] = lambda: Label(names=classes)
     found = dataset_for(catalog, key, kinds, {"x": image}, tag_types(tags))
-    reader = _Reader(root, size, channels, prefix, bool(classes), skip_broken)
+    reader = _Reader(root, None if encoded else size, channels, prefix, bool(classes), skip_broken)
     found.insert_many(reader.samples(), tags=dict(tags or {}))
     if reader.broken:
         names = ", ".join(map(repr, reader.broken[:5]))
