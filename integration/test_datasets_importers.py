@@ -16,7 +16,7 @@ import pytest
 
 import keras_tl as ktl
 from keras_tl.datasets import Array, Bytes, Dataset, Image, Label, Text
-from keras_tl.datasets.importers import folder, tables
+from keras_tl.datasets.importers import elements, folder, tables
 
 RANDOM = np.random.default_rng(0)
 
@@ -309,15 +309,16 @@ def test_a_new_class_does_not_fit_the_old_ones(hub: ktl.Hub, images: Path) -> No
 # tf.data
 
 
-def test_tf_dataset(hub: ktl.Hub) -> None:
+def test_tf_dataset(hub: ktl.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     tf = pytest.importorskip("tensorflow")
+    monkeypatch.setattr(elements, "_PACKS", 1)
     x, y = picture(0, 300, 4, 4, 3), np.arange(300) % 5
-    elements = tf.data.Dataset.from_tensor_slices((x, y))
-    found = hub.datasets.from_tf_dataset("tf", elements, tags={"split": "train"}, prefix="t")
+    given = tf.data.Dataset.from_tensor_slices((x, y))
+    found = hub.datasets.from_tf_dataset("tf", given, tags={"split": "train"}, prefix="t")
     assert found.schema.fields == {"x": Image(4, 4, 3), "y": Label()}
     assert (np.stack(list(stored(found).values())) == x).all()
     before = counted(found)
-    hub.datasets.from_tf_dataset("tf", elements.batch(7).unbatch(), prefix="t")
+    hub.datasets.from_tf_dataset("tf", given.batch(7).unbatch(), prefix="t")
     assert counted(found) == before
     named = tf.data.Dataset.from_tensor_slices(
         ({"a": np.ones((3, 2), "float32"), "b": [b"1", b"\xff", b""]}, [0.5, 1, 2], [1.0, 2, 3])

@@ -70,8 +70,12 @@ def test_what_cannot_be_shown(dataset: Dataset, monkeypatch: pytest.MonkeyPatch)
 
 def test_html_of_a_view(dataset: Dataset) -> None:
     page = dataset.where(odd=False)._repr_html_()
-    assert "<b>set</b>: 20 samples" in page and page.count("<img") == 8 and "$a_1" in page
-    assert dataset._repr_html_().count("40 samples") == 1
+    assert (
+        "<b>set</b>: 20 samples <code>View(&#x27;set&#x27;, " in page
+        and page.count("<img") == 8
+        and "$a_1" in page
+    )
+    assert "<b>set</b>: 40 samples</p>" in dataset._repr_html_()
 
 
 def test_other_kinds_of_pictures(mongodb: str, project: str) -> None:

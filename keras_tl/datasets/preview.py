@@ -106,8 +106,11 @@ class Looking:
             f"<td style='text-align:left'><code>{html.escape(_short(about, 200))}</code></td></tr>"
             for name, about in rows
         )
+        view = (
+            "" if self.dataset is self else f" <code>{html.escape(_short(repr(self), 200))}</code>"
+        )
         return (
-            f"<div><p><b>{html.escape(self.dataset.key)}</b>: {self.count} samples</p>"
+            f"<div><p><b>{html.escape(self.dataset.key)}</b>: {self.count} samples{view}</p>"
             f"<table>{cells}</table>{''.join(self._figures())}</div>"
         )
 

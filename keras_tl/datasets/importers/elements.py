@@ -7,13 +7,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from keras_tl.datasets.fields import Field
-from keras_tl.datasets.importers.kinds import dataset_for, of_samples, tag_types
+from keras_tl.datasets.importers.kinds import dataset_for, numbered, of_samples, tag_types
 
 if TYPE_CHECKING:
     from keras_tl.datasets.collection import Dataset
     from keras_tl.datasets.importing import Importing
 
 _INFINITE = -1  # tf.data.INFINITE_CARDINALITY
+_PACKS = 8  # packs in memory at once, of 4 MB at most if their samples are smaller
 
 
 def from_tf_dataset(
@@ -34,13 +35,22 @@ def from_tf_dataset(
     specs = _named(dataset.element_spec)
     kinds = {name: partial(_kind, name, spec) for name, spec in specs.items()}
     found = dataset_for(catalog, key, kinds, fields, tag_types(tags))
-
-    def samples() -> Iterator[dict[str, Any]]:
-        for number, element in enumerate(dataset.as_numpy_iterator()):
-            yield {**_named(element), "key": f"{prefix}{number:08d}"}
-
-    found.insert_many(samples(), tags=dict(tags or {}))
+    given = dict(tags or {})
+    if not all(hasattr(s, "shape") and s.shape.is_fully_defined() for s in specs.values()):
+        found.insert_many(_one_by_one(dataset, prefix), tags=given)
+        return found
+    done = 0  # elements of one shape come in batches, in a tenth of the time
+    for batch in dataset.batch(_PACKS * found.rows).as_numpy_iterator():
+        columns = _named(batch)
+        keys = numbered(prefix, done, done + len(next(iter(columns.values()))))
+        found.insert_many(columns, keys=keys, tags=given)
+        done += len(keys)
     return found
+
+
+def _one_by_one(dataset: Any, prefix: str) -> Iterator[dict[str, Any]]:
+    for number, element in enumerate(dataset.as_numpy_iterator()):
+        yield {**_named(element), "key": f"{prefix}{number:08d}"}
 
 
 def _named(element: Any) -> dict[str, Any]:
