@@ -42,6 +42,7 @@ def rows(dataset: Any) -> dict[str, dict[str, Any]]:
             }
     samples: dict[str, dict[str, Any]] = {}
     for sample in db[f"samples.{dataset.slug}"].find().sort("at", 1):
+        assert sample["at"] in found, f"a sample without a row: {sample}"
         row = found.pop(sample["at"])
         for name, value in row.pop("labels").items():
             missing = value != value or (value == -1 and isinstance(value, np.signedinteger))

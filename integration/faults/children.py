@@ -31,7 +31,10 @@ FULL = int(os.environ.get("KERAS_TL_TEST_KILLS", "20")) >= 100
 # Forked from a process that has imported everything and has no threads: a start takes no time.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["keras", "gridfs", "keras_tl.models", "keras_tl.callbacks", "keras_tl.streams"]
+    [
+        *("keras", "gridfs", "keras_tl.models", "keras_tl.callbacks", "keras_tl.streams"),
+        "keras_tl.datasets",
+    ]
 )
 
 # What one process has compiled the next ones find.

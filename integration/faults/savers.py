@@ -19,8 +19,11 @@ from typing import Any
 
 import keras
 import numpy as np
+import pymongo.collection
 
 import keras_tl as ktl
+from keras_tl import datasets
+from keras_tl.datasets import writing
 from keras_tl.storage import blobs, hooks, tensors, uploads
 
 STEPS, BATCH = 6, 8  # batches an epoch, samples a batch
@@ -72,11 +75,11 @@ reached = Reached()
 
 
 def arm(say: Say, kill: tuple[str, int] | None) -> None:
-    """Say each phase of a version that is reached, and die at the n-th of the one in `kill`."""
+    """Say each phase of a version or a dataset that is reached; die at the n-th of `kill`."""
 
     def hook(phase: str) -> None:
         count = reached.note(phase)
-        if phase.startswith("version-"):
+        if phase.startswith(("version-", "dataset-")):
             say(phase=phase, count=count)
         if kill == (phase, count):
             say(killed=phase)
@@ -112,6 +115,19 @@ class Mutant:
         blobs.Blobs.put_many = put_many
         blobs.Blobs.touch = lambda *_: True
         hooks.hook = hook
+
+    @staticmethod
+    def apart() -> None:
+        """What belongs to a transaction of a dataset is written one after the other."""
+        real = pymongo.collection.Collection.insert_many
+
+        def insert_many(self: Any, documents: Any, *args: Any, **options: Any) -> Any:
+            options.pop("session", None)
+            if self.name.startswith("heads."):
+                hooks.phase("dataset-transaction")
+            return real(self, documents, *args, **options)
+
+        pymongo.collection.Collection.insert_many = insert_many
 
     @staticmethod
     def untouched() -> None:
@@ -335,6 +351,46 @@ def promote(say: Say, place: Place, *, key: str = "net") -> None:
     model.demote("old")
 
 
+def columns(n: int, content: int = 0) -> dict[str, Any]:
+    """Samples of a dataset, of which the last one has a value in GridFS."""
+    x = np.random.default_rng(0).integers(0, 256, (n, 4, 4, 3), dtype=np.uint8) + np.uint8(content)
+    note = [b"%d" % i for i in range(n - 1)] + [b"large" * (300 << 10)]
+    return {"x": x, "y": np.arange(n) % 10, "note": note}
+
+
+def keys(n: int) -> list[str]:
+    return [f"k{i}" for i in range(n)]
+
+
+def insert(
+    say: Say, place: Place, *, n: int, part: slice = slice(None), content: int = 0, **options: Any
+) -> None:
+    """Insert some of `n` samples under keys, a pack a transaction."""
+    writing._GROUP_ROWS = 1
+    fields = {"x": datasets.Image(4, 4), "y": datasets.Label(10), "note": datasets.Bytes()}
+    made = _hub(place).datasets.create("d", **fields, tags={"split": str})
+    say(ready=True)
+    rows = {name: column[part] for name, column in columns(n, content).items()}
+    written = made.insert_many(rows, keys(n)[part], {"split": "train"}, **options)
+    say(written=written)
+
+
+def edit(say: Say, place: Place, *, n: int) -> None:
+    """Label, predict, delete and collect, each twice."""
+    made = _hub(place).datasets["d"]
+    for half in (keys(n)[::2], keys(n)[1::2]):
+        made.update(half, y=[int(key[1:]) % 7 for key in half], split="test")
+        made.add_predictions(half, model="m", version=1, label=1)
+        gone = [key for key in half if int(key[1:]) < n // 2]
+        made.delete(gone)
+        made.gc(0)
+
+
+def drop(say: Say, place: Place) -> None:
+    """Delete the dataset."""
+    _hub(place).datasets.delete("d")
+
+
 ACTS: dict[str, Callable[..., None]] = {
-    act.__name__: act for act in (fit, full_disk, save, clean, promote)
+    act.__name__: act for act in (fit, full_disk, save, clean, promote, insert, edit, drop)
 }

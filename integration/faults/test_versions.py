@@ -43,8 +43,8 @@ SAVE = [
 ]
 CLEAN = [("version-buried", 1), ("blob-gc", 1)]
 PROMOTE = [("alias-transaction", 2), ("alias-transaction", 4), ("alias-committed", 2)]
-#: Of other tests: what events and orders go through.
-ELSEWHERE = ("chunk-", "order-")
+#: Of other tests: what events, orders and datasets go through.
+ELSEWHERE = ("chunk-", "order-", "dataset-", "snapshot-")
 
 
 @pytest.fixture(scope="module")

@@ -39,6 +39,7 @@ COLLECTIONS: dict[str, tuple[list[tuple[Any, dict[str, Any]]], dict[str, Any]]] 
     "predictions": ([([("sample", 1), ("model", 1), ("version", 1)], {})], {}),
 }
 
+_EXISTS = 48
 _BESIDE = ("views", "snapshots")  # whose documents have the `uid` of their dataset
 _OURS = f"^({'|'.join(COLLECTIONS)})\\."
 
@@ -120,14 +121,18 @@ class Datasets(Importing):
     def _prepare(self, document: Mapping[str, Any]) -> None:
         """Makes what is missing of the collections and indexes; they exist before transactions."""
         from pymongo import IndexModel
-        from pymongo.errors import CollectionInvalid
+        from pymongo.errors import CollectionInvalid, OperationFailure
 
         db = self.connection.db
         for name, (indexes, options) in COLLECTIONS.items():
+            collection = db[f"{name}.{document['slug']}"]
             try:
-                collection = db.create_collection(f"{name}.{document['slug']}", **options)
-            except CollectionInvalid:  # it is there
-                collection = db[f"{name}.{document['slug']}"]
+                db.create_collection(collection.name, **options)
+            except CollectionInvalid:
+                pass  # it is there
+            except OperationFailure as error:
+                if error.code != _EXISTS:  # by another process, which was faster
+                    raise
             if indexes:
                 collection.create_indexes([IndexModel(keys, **about) for keys, about in indexes])
         now = [{"$set": {"ready": True, "created": "$$NOW"}}]
