@@ -23,7 +23,7 @@ _POLL = 1.0  # s between two looks where there is no change stream, and between 
 _LATE = timedelta(minutes=5)
 _KEYS = 10_000  # looked up at a time
 _AWAIT_MS, _TOGETHER = 100, 1000  # of a change stream: wait for a word, words at a time
-_HISTORY_LOST = 286
+_LOST = (280, 286)  # a stream cannot go on, its history is gone
 
 
 class Change(NamedTuple):
@@ -50,31 +50,44 @@ def watch(view: View, timeout: float | None) -> Iterator[Change]:
 
 
 def _changes(view: View, news: News, members: set[str], timeout: float | None) -> Iterator[Change]:
+    from pymongo.errors import ConnectionFailure
+
     quiet = time.monotonic()
+    waiting: list[dict[str, Any]] = []  # words whose meaning is not looked up yet
+    lost = False
     with news:
         while timeout is None or time.monotonic() - quiet < timeout:
             left = _POLL if timeout is None else quiet + timeout - time.monotonic()
-            events, lost = news.wait(max(0.0, min(_POLL, left)))
-            told = _told(view, events)
-            if told or lost:
-                for change in _differences(view, members, told, lost or _depends(view)):
-                    yield change
-                    quiet = time.monotonic()
+            words, gap = news.wait(max(0.0, min(_POLL, left)))
+            waiting, lost = waiting + words, lost or gap
+            if not waiting and not lost:
+                continue
+            try:
+                told = _told(view, waiting)
+                everything = lost or bool(told) and _depends(view)
+                found = list(_differences(view, members, told, everything))
+            except ConnectionFailure:
+                continue  # the words are kept until the server is there again
+            waiting, lost = [], False
+            for change in found:
+                yield change
+                quiet = time.monotonic()
 
 
-def _told(view: View, events: Sequence[Mapping[str, Any]]) -> set[str]:
-    """The keys that events tell of, as far as they concern the view."""
-    told: set[str] = set()
+def _told(view: View, events: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys that events tell of, as far as they concern the view, in their order."""
+    told: dict[str, None] = {}
     rows = view.dataset.rows
     joins = {view.join, *_joins(view.plan)}
     for event in events:
         if event["kind"] == "predicted" and (event["model"], event["version"]) not in joins:
             continue
-        told.update(event.get("keys", ()))
+        told |= dict.fromkeys(event.get("keys", ()))
         for pack in event.get("packs", ()):
             query = {"at": {"$gte": pack * rows, "$lt": (pack + 1) * rows}}
-            told.update(d["_id"] for d in view.dataset.samples.find(query, {"_id": 1}))
-    return told
+            found = view.dataset.samples.find(query, {"_id": 1}).sort("at", 1)
+            told |= dict.fromkeys(document["_id"] for document in found)
+    return list(told)
 
 
 def _joins(plan: Plan) -> Iterator[Any]:
@@ -92,18 +105,17 @@ def _depends(view: View) -> bool:
 
 
 def _differences(
-    view: View, members: set[str], told: set[str], everything: bool
+    view: View, members: set[str], told: list[str], everything: bool
 ) -> Iterator[Change]:
     """What is otherwise than `members` says, which is brought up to date."""
     inside: set[str] = set()
     if everything:
         inside = set(view.keys())
-        told = told | (inside ^ members)
+        told = told + sorted((inside ^ members).difference(told))
     else:
-        keys = sorted(told)
-        for begin in range(0, len(keys), _KEYS):
-            inside |= view.among(keys[begin : begin + _KEYS])
-    for key in sorted(told):
+        for begin in range(0, len(told), _KEYS):
+            inside |= view.among(told[begin : begin + _KEYS])
+    for key in told:
         before, now = key in members, key in inside
         if now:
             members.add(key)
@@ -127,6 +139,7 @@ class News:
         self._token: Any = None  # of the last word that came
         self._listener: Listener | None = None
         self._stream: Any = None
+        self._lost = False
         self._since = dataset.now()
         self._seen: dict[Any, Any] = {}
         self._open()
@@ -144,22 +157,25 @@ class News:
 
     def wait(self, timeout: float) -> tuple[list[dict[str, Any]], bool]:
         """What was told, after `timeout` s at most, and whether some of it was lost."""
-        from pymongo.errors import ConnectionFailure, OperationFailure
+        from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 
         try:
             if self._listener is not None:
                 return self._poll(timeout), False
-            if self._stream is None:  # the server was away
+            if self._stream is None:
                 self._open()
+            if self._lost:
+                self._lost = False
+                return [], True
             return self._next(timeout), False
-        except OperationFailure as error:
-            if error.code != _HISTORY_LOST:
+        except PyMongoError as error:
+            if isinstance(error, OperationFailure) and error.code in _LOST:
+                self._token, self._lost = None, True  # from here on; what lies between is looked up
+            elif not isinstance(error, ConnectionFailure) and not error.timeout:
                 raise
-            self._stream = self._token = None  # from here on; what lies between is looked up
-            return [], True
-        except ConnectionFailure:
+            else:
+                time.sleep(min(timeout, _POLL))
             self._stream = None
-            time.sleep(min(timeout, _POLL))
             return [], False
 
     def _open(self) -> None:
@@ -171,8 +187,9 @@ class News:
             self._stream = self._outbox.watch(
                 [{"$match": match}], resume_after=self._token, max_await_time_ms=_AWAIT_MS
             )
+            self._token = self._stream.resume_token
         except OperationFailure as error:
-            if error.code == _HISTORY_LOST:
+            if error.code in _LOST:
                 raise
             # A role without the right, or a server without change streams.
             log.info(
@@ -184,10 +201,17 @@ class News:
 
     def _next(self, timeout: float) -> list[dict[str, Any]]:
         """The first word, and those that come at once behind it."""
+        from pymongo.errors import PyMongoError
+
         end = time.monotonic() + timeout
         found: list[dict[str, Any]] = []
         while len(found) < _TOGETHER:
-            event = self._stream.try_next()
+            try:
+                event = self._stream.try_next()
+            except PyMongoError:
+                if found:  # the next try says it again
+                    break
+                raise
             self._token = self._stream.resume_token
             if event is not None:
                 found.append(event["fullDocument"])
