@@ -279,6 +279,20 @@ def test_versions_tell_what_they_were_trained_on(hub: Hub, model: keras.Model) -
         ds.snapshots.delete("old")
 
 
+def test_fit_on_batches_of_a_snapshot_is_recorded(hub: Hub) -> None:
+    ds = filled(hub)
+    snapshot = ds.where(y__exists=True).freeze("v1")
+    model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(5)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    parts = snapshot.split({"train": 0.5, "test": 0.5})
+    save = MongoCheckpoint(hub, "m", monitor="loss", save_freq=2)
+    model.fit(parts["train"].batches(4, x="x", shuffle=True), verbose=0, callbacks=[save])
+    assert len(hub.models["m"]) >= 2
+    assert {v.document["data"]["snapshot"] for v in hub.models["m"]} == {snapshot.id}
+    key, other = parts["train"].keys()[0], parts["test"].keys()[0]
+    assert hub.datasets.saw("ds", key) and not hub.datasets.saw("ds", other)
+
+
 def test_who_saw_a_sample_is_looked_up_in_indexes(hub: Hub, model: keras.Model) -> None:
     ds = filled(hub)
     snapshot = ds.freeze("v1")
