@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import subprocess
 import sys
@@ -18,9 +19,10 @@ from bson import Binary
 from pymongo.errors import OperationFailure
 
 from keras_tl.storage import blobs as module
-from keras_tl.storage import hooks, uploads
+from keras_tl.storage import files, hooks, uploads
 from keras_tl.storage.blobs import Blobs
 from keras_tl.storage.connection import Connection
+from keras_tl.storage.files import FileContent
 from keras_tl.storage.tensors import checksum
 
 CHUNK = 100
@@ -148,6 +150,7 @@ import os, signal, sys
 import numpy as np
 from keras_tl.storage import blobs, hooks, uploads
 from keras_tl.storage.connection import Connection
+from keras_tl.storage.files import FileContent
 uri, project, phase, nth = sys.argv[1:]
 uploads._INSERT_BYTES, uploads._PUBLISH_FILES = 300, 1
 left = int(nth)
@@ -390,3 +393,87 @@ def test_writes_are_acknowledged_by_the_majority(db: Any) -> None:
     store = Blobs(weak)
     for collection in (store._files, store._chunks):
         assert collection.write_concern.document == {"w": "majority"}
+
+
+# as files
+
+
+def test_a_blob_is_read_as_a_file(db: Any, blobs: Blobs) -> None:
+    data = content(25 * CHUNK + 7)
+    name = blobs.put(data)
+    with blobs.open(name) as file:
+        assert file.readable() and file.seekable() and not file.writable()
+        assert file.read(10) == data[:10] and file.tell() == 10
+        assert file.seek(-20, 2) == len(data) - 20 and file.read() == data[-20:]
+        assert file.read() == b"" and file.seek(len(data) + 5) and file.read() == b""
+        file.seek(3 * CHUNK - 1)
+        assert file.read(2) == data[3 * CHUNK - 1 : 3 * CHUNK + 1]
+        with pytest.raises(ValueError, match="`offset` must lead into the file"):
+            file.seek(-1)
+        file.seek(0)
+        assert b"".join(iter(lambda: file.read(33), b"")) == data
+    with blobs.open(blobs.put(b"")) as file:
+        assert file.read() == b""
+    with pytest.raises(KeyError, match="abc"):
+        blobs.open("abc")
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing", "longer", "shorter"])
+def test_a_corrupt_blob_is_not_read_to_its_end(
+    db: Any, blobs: Blobs, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    monkeypatch.setattr(files, "_READ_BYTES", 2 * CHUNK)
+    data = content(9 * CHUNK)
+    name = blobs.put(data)
+    chunk = db["blobs.chunks"].find_one({"n": 4})
+    found = {
+        "changed": Binary(bytes([chunk["data"][0] ^ 1]) + chunk["data"][1:]),
+        "longer": Binary(chunk["data"] + b"x"),
+        "shorter": Binary(chunk["data"][:-1]),
+    }
+    if damage == "missing":
+        db["blobs.chunks"].delete_one({"_id": chunk["_id"]})
+    else:
+        db["blobs.chunks"].update_one({"_id": chunk["_id"]}, {"$set": {"data": found[damage]}})
+    read = b""
+    with blobs.open(name) as file, pytest.raises(ValueError, match=f"Blob {name!r} must have"):
+        while piece := file.read(CHUNK // 2):
+            read += piece
+    assert len(read) < len(data)
+
+
+def test_a_file_is_stored_a_piece_at_a_time(db: Any, blobs: Blobs, tmp_path: Any) -> None:
+    data = content(3_000_001)
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    with path.open("rb") as file:
+        made = FileContent(file)
+        assert (made.name, len(made)) == (checksum(data), len(data))
+        for begin, end in ((0, 5), (1 << 20, 2 << 20), ((1 << 20) - 3, (2 << 20) + 3)):
+            assert made.piece(begin, end) == data[begin:end]
+        assert made.piece(2_900_000, 10**9) == data[2_900_000:]
+    stored = Blobs(db)
+    assert stored.put_many([FileContent(path), data]) == [made.name] * 2
+    assert stored.get(made.name) == data
+    empty = tmp_path / "empty"
+    empty.touch()
+    assert stored.get(stored.put_many([FileContent(empty)])[0]) == b""
+    for wrong in (object(), io.BytesIO(b"a")):
+        with pytest.raises(ValueError, match="`file` must be a path or an open file"):
+            FileContent(wrong)  # type: ignore[arg-type]
+    with pytest.raises(OSError):
+        FileContent(tmp_path / "absent")
+
+
+def test_a_file_that_was_changed_is_not_stored(db: Any, blobs: Blobs, tmp_path: Any) -> None:
+    path = tmp_path / "file"
+    for other in (b"b" * 1000, b"a" * 999, b"", b"a" * 1001):
+        path.write_bytes(b"a" * 1000)
+        made = FileContent(path)
+        path.write_bytes(other)
+        if other.startswith(b"a" * 1000):  # what was appended is not a part of it
+            assert blobs.get(blobs.put_many([made])[0]) == b"a" * 1000
+        else:
+            with pytest.raises(ValueError, match="must stay as it is while it is stored"):
+                blobs.put_many([made])
+            assert db["blobs.files"].count_documents({}) == 0
