@@ -187,7 +187,11 @@ class _Folder:
         # Opened each time: a file that a fork shares would let both processes in.
         with self._mutex, open(self.path / "write", "wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            try:
+                yield
+            finally:
+                # A process that was forked meanwhile has the file open, too: closing is not enough.
+                fcntl.flock(file, fcntl.LOCK_UN)
 
 
 class _Column:

@@ -209,6 +209,24 @@ def test_processes_and_threads_fill_one_cache(tmp_path: Path) -> None:
     check(fresh(tmp_path, packs=30), packs)
 
 
+def test_a_fork_while_a_pack_is_written_keeps_no_lock(tmp_path: Path) -> None:
+    cache = opened(tmp_path)
+    reading, writing = os.pipe()
+    with cache._folder.lock():
+        pid = os.fork()
+        if not pid:
+            os.close(writing)
+            os.read(reading, 1)  # lives until the parent is done
+            os._exit(0)
+    cache.put(1, rows(1))
+    check(cache, [1])
+    assert forked(lambda: fresh(tmp_path).put(2, rows(2)))
+    os.close(writing)
+    os.close(reading)
+    os.waitpid(pid, 0)
+    check(cache, [1, 2])
+
+
 PACK = ROWS * 4096  # bytes of a pack on the disk, nearly
 
 
