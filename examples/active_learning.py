@@ -54,12 +54,12 @@ with ktl.Hub() if os.environ.get("KERAS_TL_MONGODB") else ktl.Hub.local() as hub
     for _ in range(ROUNDS):
         digits.update(chosen, y=[answer[key] for key in chosen])
         model = train(labelled)
-        accuracy = model.evaluate(test.batches(256), verbose=0)[1]
+        accuracy = model.evaluate(test.batches(512), verbose=0)[1]
         version = hub.models[KEY].save(model, metrics={"accuracy": accuracy})
         print(f"{labelled.count} labels: test accuracy {accuracy:.3f}")
 
         # What the model says of the rest is kept beside the labels, by its version.
-        said = model.predict(pool.batches(256), verbose=0)
+        said = model.predict(pool.batches(2048), verbose=0)
         digits.add_predictions(
             pool,
             model=KEY,

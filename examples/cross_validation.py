@@ -42,13 +42,13 @@ with ktl.Hub() if os.environ.get("KERAS_TL_MONGODB") else ktl.Hub.local() as hub
             model = network()
             model.fit(
                 train.batches(64, shuffle=True, seed=fold),
-                validation_data=test.batches(256),
+                validation_data=test.batches(512),
                 class_weight=train.class_weights("y"),
                 epochs=10,
                 verbose=0,
                 callbacks=[logger],
             )
-            rates.append(model.evaluate(test.batches(256), verbose=0)[1])
+            rates.append(model.evaluate(test.batches(512), verbose=0)[1])
             print(f"fold {fold}: {train.count} to train, {test.count} to test, {rates[-1]:.3f}")
     print(f"accuracy {np.mean(rates):.3f} +- {np.std(rates):.3f}")
     best = hub.runs.best("val_accuracy", parent=study.id)
