@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from keras_tl.datasets import packs
 from keras_tl.datasets.columns import Columns
 from keras_tl.datasets.fetching import fetch, patiently
 from keras_tl.datasets.fields import BLOB_BYTES, Field, Text
+from keras_tl.datasets.pack_cache import PackCache, PackMemory
 from keras_tl.datasets.spans import Ahead, Span, cut, overlap
 from keras_tl.storage.home import cache_settings
 
@@ -32,8 +33,8 @@ class Source:
     Values of fixed size up to a megabyte are gathered from the local columns: a `ColumnCache`, or
     memory. Packs that are not there yet are read from MongoDB, verified, and put there; two threads
     read ahead. What the columns do not take (`cache=None`, a disk that is full) is kept for as long
-    as it is needed: for two windows of 64 MB. Values of varying size come from packs as well, those
-    over a megabyte from blobs; of both a `storage.cache.BlobCache` keeps copies.
+    as it is needed: for two windows of 64 MB. Values of varying size come from packs as well, and
+    those over a megabyte from blobs; copies of these packs and blobs are in the cache of blobs.
 
     Args:
         dataset: the dataset.
@@ -54,7 +55,9 @@ class Source:
         self._loose = {n: f for n, f in fields.items() if n not in self._fixed}
         self.row_bytes = sum(field.row_bytes or _VARIES for field in fields.values())
         self.columns = _columns(dataset, self._fixed, cache)
-        self._verified: set[int] = set()
+        self._packs = _packs(dataset, self._loose, cache)
+        self._cached = cache is not None
+        self._verified: set[int] | None = None if self._cached else set()
 
     def take(self, at: np.ndarray) -> dict[str, np.ndarray]:
         """The values of samples.
@@ -147,19 +150,36 @@ class Source:
         columns = self.columns if keep else None
         absent = wanted if columns is None else columns.missing(wanted)
         lacking = set(absent.tolist() if self._fixed else ())
-        names = [*(self._fixed if lacking else ()), *self._loose]
-        asked = wanted.tolist() if self._loose else sorted(lacking)
-        if not asked:
-            return
-        for pack, document in fetch(self.dataset, asked, names, self._verified, stopped):
-            if pack in lacking:
-                found = packs.decode(document, self._fixed)
-                hashes = {n: f["hash"] for n, f in document["fields"].items() if _is_raw(f)}
-                if columns is None or not columns.put(pack, found, hashes):
-                    for name, column in found.items():
-                        span.put(pack, name, column)
-            for name, column in packs.decode(document, self._loose).items():
+        held = self._packs.get(wanted.tolist()) if self._packs is not None and keep else {}
+        for pack, document in held.items():
+            self._keep_loose(span, pack, document)
+        rest = set(wanted.tolist() if self._loose else ()) - held.keys()
+        for asked, loose in ((rest, [*self._loose]), (lacking - rest, [])):
+            names = [*(self._fixed if lacking & asked else ()), *loose]
+            if not asked:
+                continue
+            for pack, document in fetch(
+                self.dataset, sorted(asked), names, self._verified, stopped
+            ):
+                if pack in lacking:
+                    self._keep_fixed(span, pack, document, columns)
+                if loose:
+                    if self._packs is not None:
+                        self._packs.put(pack, document)
+                    self._keep_loose(span, pack, document)
+
+    def _keep_fixed(
+        self, span: Span, pack: int, document: Mapping[str, Any], columns: Columns | None
+    ) -> None:
+        found = packs.decode(document, self._fixed)
+        hashes = {n: f["hash"] for n, f in document["fields"].items() if f.get("codec") == "raw"}
+        if columns is None or not columns.put(pack, found, hashes):
+            for name, column in found.items():
                 span.put(pack, name, column)
+
+    def _keep_loose(self, span: Span, pack: int, document: Mapping[str, Any]) -> None:
+        for name, column in packs.decode(document, self._loose).items():
+            span.put(pack, name, column)
 
     def _assembled(
         self, ready: Sequence[Span], at: np.ndarray, begin: int, end: int
@@ -227,6 +247,8 @@ class Source:
         from keras_tl.storage.cache import shared
 
         blobs = Blobs(self.dataset.connection.db)
+        if not self._cached:
+            return patiently(partial(blobs.get_many, names))
         return patiently(partial(shared().get_many, blobs, names))
 
 
@@ -239,12 +261,23 @@ def _columns(dataset: Dataset, fields: Mapping[str, Field], cache: str | None) -
         return None
     from keras_tl.datasets.column_cache import ColumnCache
 
-    places = {name: place for place, name in enumerate(dataset.schema.fields)}
+    places = _places(dataset, fields)
     return ColumnCache(folder, limit, dataset.uid, dataset.rows, fields, places)
 
 
-def _is_raw(about: Mapping[str, Any]) -> bool:
-    return about.get("codec") == "raw"
+def _packs(dataset: Dataset, fields: Mapping[str, Field], cache: str | None) -> PackMemory | None:
+    if cache is None or not fields:
+        return None
+    if cache == "memory":
+        return PackMemory(list(fields))
+    from keras_tl.storage.cache import shared
+
+    return PackCache(shared(), dataset.uid, _places(dataset, fields)) if shared().limit else None
+
+
+def _places(dataset: Dataset, names: Iterable[str]) -> dict[str, int]:
+    wanted = set(names)
+    return {name: i for i, name in enumerate(dataset.schema.fields) if name in wanted}
 
 
 def _is_small(field: Field) -> bool:

@@ -17,6 +17,7 @@ from keras_tl.datasets import Array, Label, fetching, spans
 from keras_tl.datasets.order import epoch_order
 from keras_tl.datasets.source import Source
 from keras_tl.datasets.spans import cut
+from keras_tl.storage.cache import shared
 
 CACHES = ["auto", "memory", None]
 
@@ -103,6 +104,47 @@ def test_half_floats_and_no_numbers_at_all() -> None:
         assert found["b"].tolist() == [True, False] * 5
 
 
+def asked(dataset: Made) -> list[int]:
+    """The packs that were read from the server since the last time."""
+    found = sorted(number for numbers in dataset.packs.asked for number in numbers)
+    dataset.packs.asked.clear()
+    return found
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_packs_of_varying_sizes_are_kept(cache: str | None) -> None:
+    dataset = pictures(10)
+    names = ["boxes", "name"]
+    source = Source(dataset, names, cache)  # type: ignore[arg-type]
+    source.take(dataset.at)
+    assert asked(dataset) == [0, 1, 2]
+    shared().flush()
+    check(dataset, dataset.at, source.take(dataset.at))
+    assert asked(dataset) == ([0, 1, 2] if cache is None else [])
+    if cache == "auto":
+        again = Source(dataset, [*names, "image"], cache)  # type: ignore[arg-type]
+        check(dataset, dataset.at, again.take(dataset.at))
+        assert asked(dataset) == [0, 1, 2]  # the image
+        more = Source(dataset, [*names, "classes"], cache)  # type: ignore[arg-type]
+        check(dataset, dataset.at, more.take(dataset.at))
+        assert asked(dataset) == [0, 1, 2]
+        shared().flush()
+        check(dataset, dataset.at, again.take(dataset.at))
+        assert asked(dataset) == []
+
+
+def test_a_damaged_copy_is_read_again(tmp_path: Path) -> None:
+    dataset = pictures(10)
+    source = Source(dataset, ["boxes"])  # type: ignore[arg-type]
+    source.take(dataset.at)
+    shared().flush()
+    dataset.packs.asked.clear()
+    (first, *_) = [path for path in tmp_path.glob("??/*") if path.is_file()]
+    first.write_bytes(b"?" + first.read_bytes()[1:])
+    check(dataset, dataset.at, source.take(dataset.at))
+    assert len(asked(dataset)) == 1
+
+
 @pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_a_pack_is_read_once(cache: str | None, shuffle: bool) -> None:
@@ -115,8 +157,7 @@ def test_a_pack_is_read_once(cache: str | None, shuffle: bool) -> None:
         dataset.packs.asked.clear()
         for begin, end, found in source.stream(at, 8):
             check(dataset, at[begin:end], found)
-        asked = sorted(number for numbers in dataset.packs.asked for number in numbers)
-        assert asked == (list(range(50)) if cache is None or not epoch else [])
+        assert asked(dataset) == (list(range(50)) if cache is None or not epoch else [])
 
 
 def test_only_what_is_wanted_is_read_and_verified() -> None:
@@ -144,8 +185,7 @@ def test_new_samples_cost_their_packs_only() -> None:
     dataset.packs.asked.clear()
     dataset.insert({"x": np.zeros((20, 4)), "y": [0] * 20})
     check(dataset, dataset.at, source.take(dataset.at))
-    assert sorted(n for numbers in dataset.packs.asked for n in numbers) == [10, 11, 12]
-    dataset.packs.asked.clear()
+    assert asked(dataset) == [10, 11, 12]
     again = Source(dataset, ["x"])  # type: ignore[arg-type]
     check(dataset, dataset.at[::-1], again.take(dataset.at[::-1]))
     assert dataset.packs.asked == []
