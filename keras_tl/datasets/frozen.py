@@ -57,6 +57,10 @@ class Frozen:
         """How many samples the filter lets through."""
         return len(self.select(query, [], limit))
 
+    def found(self, query: dict[str, Any]) -> list[str]:
+        """Keys of the samples that the filter lets through."""
+        return self.keys(Rows(self.select(query, [], None)))
+
     def keys(self, rows: Rows) -> list[str]:
         """The samples' keys."""
         return self.values(rows, "_id")

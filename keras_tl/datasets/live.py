@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +16,7 @@ from keras_tl.datasets.rows import Order, Rows
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
+    from pymongo.cursor import Cursor
 
     from keras_tl.datasets.collection import Dataset
     from keras_tl.datasets.schema import Schema
@@ -24,9 +25,8 @@ T = TypeVar("T")
 
 _SNAPSHOT_UNAVAILABLE, _QUERY_PLAN_KILLED = 246, 175
 _TRIES = 20
-_ONLY_AT = {"_id": 0, "at": 1}
 _FEW = 10_000  # rows that are asked for one by one
-_BATCH = 100_000  # documents that a reply may hold
+_BATCH = 10_000  # documents a reply: few enough for Python's collector to leave them alone
 
 
 def ask(dataset: Dataset, question: Callable[[Live], T]) -> T:
@@ -71,21 +71,21 @@ class Live:
         """Addresses of the samples that the filter lets through: ascending, or as sorted."""
         if limit == 0:
             return np.empty(0, np.int64)
-        if not query and not sort:
+        if not query and not sort and (limit is None or limit > _FEW):
             return self.heads(())[0][:limit]
-        indexes.visit(self.dataset, query, sort)
+        if query or sort:
+            indexes.visit(self.dataset, query, sort)
         order = sort or ([("at", 1)] if limit is not None else None)
         found = self.dataset.samples.find(
             query,
-            _ONLY_AT,
+            {"_id": 0, "at": 1},
             sort=order,
             limit=limit or 0,
             batch_size=_BATCH,
             allow_disk_use=True if order else None,
             session=self._session,
         )
-        # `to_list` is faster than raw batches, of which pymongo makes an object a document.
-        at = np.array([document["at"] for document in found.to_list()], np.int64)
+        at = _joined([[document["at"] for document in batch] for batch in _batches(found)])
         return at if order else np.sort(at)
 
     def count(self, query: dict[str, Any], limit: int | None) -> int:
@@ -114,33 +114,46 @@ class Live:
 
     def table(self, rows: Rows, paths: Sequence[str]) -> list[list[Any]]:
         """What the samples have at each path, as their documents have it."""
-        query = rows.query
-        if len(rows.at) <= _FEW:
-            query = both(query, {"at": {"$in": rows.at.tolist()}})
         projection = {"_id": int("_id" in paths), "at": 1, **dict.fromkeys(paths, 1)}
         documents = self.dataset.samples.find(
-            query, projection, batch_size=_BATCH, session=self._session
-        ).to_list()
-        at = np.array([document["at"] for document in documents], np.int64)
-        place = _positions(at, rows.at).tolist()
-        documents = [documents[i] for i in place]
-        return [_at_path(documents, path) for path in paths]
+            _covering(rows), projection, batch_size=_BATCH, session=self._session
+        )
+        at: list[list[int]] = []
+        found: list[list[Any]] = [[] for _ in paths]
+        for batch in _batches(documents):
+            at.append([document["at"] for document in batch])
+            for values, path in zip(found, paths, strict=True):
+                values += _at_path(batch, path)
+        place = _positions(_joined(at), rows.at).tolist()
+        return [[values[i] for i in place] for values in found]
+
+    def found(self, query: dict[str, Any]) -> list[str]:
+        """Keys of the samples that the filter lets through."""
+        found = self.dataset.samples.find(query, {"_id": 1}, session=self._session)
+        return [document["_id"] for document in found]
 
     def labels(self, at: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
         """The columns of labels, from the heads of the packs."""
         if not names:
             return {}
-        packs = np.unique(at // self.dataset.rows)
-        every, columns = self.heads(names, packs if len(packs) <= _FEW else None, dead=True)
+        every, columns = self.heads(names, self._wanted(np.unique(at // self.dataset.rows)), True)
         place = _positions(every, at)
         return {name: column[place] for name, column in columns.items()}
+
+    def _wanted(self, packs: np.ndarray) -> dict[str, Any]:
+        """A filter for heads: of these packs, or of all where most of them are wanted."""
+        if 4 * len(packs) > self.dataset.heads.estimated_document_count():
+            return {}
+        return {"_id": {"$in": packs.tolist()}}
 
     def digests(self, at: np.ndarray) -> np.ndarray:
         """The SHA-256 of each row, uint8 `(n, 32)`."""
         packs, place = np.unique(at // self.dataset.rows, return_inverse=True)
-        query = {"_id": {"$in": packs.tolist()}} if len(packs) <= _FEW else {}
-        found = self.dataset.heads.find(query, {"digests": 1}, session=self._session)
-        by_pack = {head["_id"]: head["digests"] for head in found}
+        query, wanted = self._wanted(packs), {"digests": 1}
+        by_pack = {
+            head["_id"]: head["digests"]
+            for head in self.dataset.heads.find(query, wanted, session=self._session)
+        }
         table = np.zeros((len(packs), self.dataset.rows, 32), np.uint8)
         for digests, pack in zip(table, packs.tolist(), strict=True):
             rows = np.frombuffer(by_pack[pack], np.uint8).reshape(-1, 32)
@@ -148,19 +161,18 @@ class Live:
         return table[place, at % self.dataset.rows]
 
     def heads(
-        self, names: Sequence[str], packs: np.ndarray | None = None, dead: bool = False
+        self, names: Sequence[str], query: Mapping[str, Any] | None = None, dead: bool = False
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The addresses of all samples, ascending, and the columns of these labels.
 
         Args:
             names: the labels.
-            packs: numbers of the packs that are wanted; default: all.
+            query: a filter for heads; default: all.
             dead: whether rows that no sample has any more are wanted, too.
         """
         wanted = {"n": 1, "dead": 1} | {f"labels.{name}": 1 for name in names}
-        query = {} if packs is None else {"_id": {"$in": packs.tolist()}}
-        found = self.dataset.heads.find(query, wanted, batch_size=_BATCH, session=self._session)
-        heads = sorted(found, key=lambda head: head["_id"])
+        found = self.dataset.heads.find(query or {}, wanted, session=self._session)
+        heads = sorted(found.to_list(), key=lambda head: head["_id"])
         if not heads:
             empty = {name: np.empty(0, self.schema.labels[name].dtype) for name in names}
             return np.empty(0, np.int64), empty
@@ -188,7 +200,7 @@ class Live:
             batch_size=_BATCH,
             session=self._session,
         )
-        return {document["sample"] for document in found}
+        return {document["sample"] for batch in _batches(found) for document in batch}
 
     def predictions(self, rows: Rows, join: Joined, name: str) -> list[Any]:
         """What was predicted for the samples, `None` where nothing was."""
@@ -219,11 +231,32 @@ def predictions(
     wanted = ["values"] if names is None else [f"values.{name}" for name in names]
     projection = {"_id": 0, "sample": 1, **dict.fromkeys(wanted, 1)}
     found = dataset.predictions.find(query, projection, batch_size=_BATCH, session=session)
-    return {document["sample"]: document.get("values", {}) for document in found}
+    return {d["sample"]: d.get("values", {}) for batch in _batches(found) for d in batch}
 
 
 def _equal(**values: Any) -> dict[str, Any]:
     return {name: {"$eq": value} for name, value in values.items()}
+
+
+def _batches(cursor: Cursor[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    # By the batch, as `to_list` is faster than `next`; raw batches are slower than either.
+    with cursor:
+        while batch := cursor.to_list(_BATCH):
+            yield batch
+
+
+def _joined(numbers: list[list[int]]) -> np.ndarray:
+    parts = [np.array(part, np.int64) for part in numbers]
+    return np.concatenate([np.empty(0, np.int64), *parts])
+
+
+def _covering(rows: Rows) -> dict[str, Any]:
+    """A filter that lets these rows through, and not many others."""
+    if rows.exact or not len(rows.at):
+        return rows.query
+    if len(rows.at) <= _FEW:
+        return both(rows.query, {"at": {"$in": rows.at.tolist()}})
+    return both(rows.query, {"at": {"$gte": int(rows.at.min()), "$lte": int(rows.at.max())}})
 
 
 def _alive(head: dict[str, Any]) -> np.ndarray:

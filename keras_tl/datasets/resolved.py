@@ -59,11 +59,9 @@ def resolve(
     rest = [name for name in extra if name not in schema.labels]
     paths = {name: conditions.path(schema, name, join is not None, "extra") for name in rest}
     query, sort, limit, others = leading(plan, schema)
-    if not query and not sort and not others:
+    if not query and not sort and limit is None and not others:
         at, columns = store.heads(labels)
-        at = at[:limit]
-        columns = {name: column[:limit] for name, column in columns.items()}
-        rows = Rows(at)
+        rows = Rows(at, exact=True)
     else:
         rows = evaluate(plan, store)
         columns = store.labels(rows.at, labels)

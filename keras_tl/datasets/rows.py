@@ -27,15 +27,17 @@ class Rows:
         at: their addresses, int64, each once; ascending unless `ordered`.
         query: a filter that lets all of them through, and may let others through.
         ordered: whether somebody asked for their order.
+        exact: whether the filter lets no others through.
     """
 
     at: np.ndarray
     query: dict[str, Any] = field(default_factory=dict)
     ordered: bool = False
+    exact: bool = False
 
     def only(self, mask: np.ndarray) -> Rows:
         """Those where the mask is true, in their order."""
-        return replace(self, at=self.at[mask])
+        return replace(self, at=self.at[mask], exact=self.exact and bool(mask.all()))
 
 
 class Store(Protocol):
@@ -46,6 +48,9 @@ class Store(Protocol):
 
     def select(self, query: dict[str, Any], sort: Order, limit: int | None) -> np.ndarray:
         """Addresses of the samples that the filter lets through: ascending, or as sorted."""
+
+    def found(self, query: dict[str, Any]) -> list[str]:
+        """Keys of the samples that the filter lets through."""
 
     def keys(self, rows: Rows) -> list[str]:
         """The samples' keys."""
@@ -104,7 +109,7 @@ def evaluate(plan: Plan, store: Store) -> Rows:
     """
     query, sort, limit, rest = leading(plan, store.schema)
     at = store.select(query, order_by(store.schema, sort), limit)
-    rows = Rows(at, query, bool(sort))
+    rows = Rows(at, query, bool(sort), exact=limit is None)
     for step in rest:
         rows = _apply(step, rows, store)
     return rows
@@ -118,7 +123,7 @@ def _apply(step: Step, rows: Rows, store: Store) -> Rows:
         order = ordering.order(_values(step, rows, store), step.descending)
         return replace(rows, at=rows.at[order], ordered=True)
     if isinstance(step, Limit):
-        return replace(rows, at=rows.at[: step.count])
+        return replace(rows, at=rows.at[: step.count], exact=False)
     if isinstance(step, Draw):
         return rows.only(folds.drawn(store.keys(rows), step.count, step.seed))
     if isinstance(step, Part):
@@ -135,14 +140,15 @@ def _apply(step: Step, rows: Rows, store: Store) -> Rows:
     ordered = rows.ordered or other.ordered
     at = np.concatenate([rows.at, other.at[~np.isin(other.at, rows.at)]])
     query = compiling.either(rows.query, other.query)
-    return Rows(at if ordered else np.sort(at), query, ordered)
+    return Rows(at if ordered else np.sort(at), query, ordered, rows.exact and other.exact)
 
 
 def _where(step: Where, rows: Rows, store: Store) -> Rows:
     mine, predicted = compiling.divided(step.conditions)
     if mine:
         query = compiling.both(rows.query, compiling.compiled(store.schema, mine))
-        rows = replace(rows.only(np.isin(rows.at, store.select(query, [], None))), query=query)
+        among = np.isin(rows.at, store.select(query, [], None))
+        rows = replace(rows, at=rows.at[among], query=query)
     keys = store.keys(rows) if predicted else []
     mask = np.ones(len(rows.at), bool)
     for condition in predicted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from keras_tl.datasets.frozen import Frozen
 from keras_tl.datasets.live import Live
 from keras_tl.datasets.names import check_key
 from keras_tl.datasets.plan import Plan, describe, from_document, to_document
-from keras_tl.datasets.rows import Rows, evaluate
+from keras_tl.datasets.rows import evaluate
 from keras_tl.datasets.view import View
 from keras_tl.storage import hooks
 from keras_tl.storage.blobs import Blobs
@@ -225,7 +226,7 @@ def _publish(
 def _frozen(store: Any, plan: Plan) -> FrozenRows:
     """The rows of a plan with all that is known of them."""
     found = evaluate(plan, store)
-    rows = Rows(np.sort(found.at), found.query)
+    rows = replace(found, at=np.sort(found.at))
     if isinstance(store, Frozen):
         return store.rows.take(store.places(rows.at))
     assert isinstance(store, Live)

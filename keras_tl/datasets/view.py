@@ -147,11 +147,9 @@ class View(Selecting, Reading, Looking):
         def question(store: Store) -> set[str]:
             if limit is None and not rest:
                 # A key is looked up in its index, whatever the other conditions are.
-                rows = Rows(store.select(both(one, query), [], None))
-            else:
-                at = store.select(one, [], None)
-                rows = Rows(at[np.isin(at, evaluate(self.plan, store).at)])
-            return set(store.keys(rows))
+                return set(store.found(both(one, query)))
+            inside = store.select(one, [], None)
+            return set(store.keys(Rows(inside[np.isin(inside, evaluate(self.plan, store).at)])))
 
         return self._ask(question)
 
