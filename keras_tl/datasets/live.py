@@ -279,4 +279,6 @@ _NOTHING: Mapping[str, Any] = {}
 def _positions(every: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Where each of the wanted addresses is; all of them are there."""
     order = np.argsort(every, kind="stable")
-    return order[np.searchsorted(every, wanted, sorter=order)]
+    found = order[np.searchsorted(every, wanted, sorter=order)]
+    assert (every[found] == wanted).all()
+    return found

@@ -27,6 +27,7 @@ from keras_tl.storage.frozen import FrozenRows
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
+_KNOWN = 10_000  # values of a column whose bytes are kept
 
 
 def root(rows: FrozenRows) -> str:
@@ -63,9 +64,16 @@ def _leaves(rows: FrozenRows) -> Iterator[tuple[bytes, bytes]]:
     ]
     entries: list[list[bytes]] = [[] for _ in rows.keys]
     for head, values in columns:
-        for place, value in enumerate(values):
-            if value is not None:
-                entries[place] += (head, _value(value))
+        known: dict[Any, bytes] = {}  # of one type, but for floats, of which 0.0 and -0.0 are equal
+        for entry, value in zip(entries, values, strict=True):
+            if value is None:
+                continue
+            data = None if isinstance(value, float) else known.get(value)
+            if data is None:
+                data = head + _value(value)
+                if len(known) < _KNOWN:
+                    known[value] = data
+            entry.append(data)
     digests = rows.digests.tobytes()
     for place, key in enumerate(rows.keys):
         name = key.encode()
