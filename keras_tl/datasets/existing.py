@@ -45,16 +45,15 @@ def look(dataset: Dataset, group: Sequence[Block]) -> dict[str, dict[str, Any]]:
     """The samples that exist, by key: their documents, with the row's `digest`."""
     keys = [key for block in group for key in block.keys]
     fields = {"at": 1, "labels": 1, "tags": 1}
-    found = {d["_id"]: d for d in dataset.samples.find({"_id": {"$in": keys}}, fields)}
-    numbers = {document["at"] // dataset.rows for document in found.values()}
-    digests = {
-        head["_id"]: head["digests"]
-        for head in dataset.heads.find({"_id": {"$in": list(numbers)}}, {"digests": 1})
-    }
+    with dataset.connection.client.start_session(snapshot=True) as session:
+        samples = dataset.samples.find({"_id": {"$in": keys}}, fields, session=session)
+        found = {document["_id"]: document for document in samples}
+        numbers = {document["at"] // dataset.rows for document in found.values()}
+        query = {"_id": {"$in": list(numbers)}}
+        heads = dataset.heads.find(query, {"digests": 1}, session=session) if found else ()
+        digests = {head["_id"]: head["digests"] for head in heads}
     for document in found.values():
         pack, row = divmod(document["at"], dataset.rows)
-        if pack not in digests:  # replaced and collected since
-            return look(dataset, group)
         document["digest"] = digests[pack][32 * row : 32 * row + 32]
     return found
 

@@ -27,6 +27,9 @@ Put = Callable[[Sequence[Any]], list[str]]
 Fetch = Callable[[Iterable[str]], Mapping[str, Any]]
 
 
+_MOST_BYTES = 12 << 20  # in a pack: a document ends at 16 MB
+
+
 class Blob(NamedTuple):
     """A value that is not in its pack but in GridFS, by the name `name`."""
 
@@ -51,9 +54,12 @@ def encode(
     fields: dict[str, Any] = {}
     names: set[str] = set()
     size = 0
+    lengths = {name: _lengths(field, columns[name]) for name, field in schema.tensors.items()}
+    outside = _outside(lengths)
     for name, field in schema.tensors.items():
-        fields[name], length = _payload(field, columns[name], blobs)
-        size += length
+        put = blobs if name in outside else None
+        fields[name] = _payload(field, columns[name], lengths[name], put)
+        size += sum(lengths[name])
         fields[name]["hash"] = _field_hash(n, name, fields[name])
         if fields[name]["codec"] == "blob":
             names |= set(_names(fields[name]))
@@ -161,29 +167,42 @@ def _digested(field: Field, value: Any) -> bytes:
     return head + (data if size <= BLOB_BYTES else hashlib.sha256(data).digest())
 
 
-def _payload(field: Field, column: Column, put: Put) -> tuple[dict[str, Any], int]:
-    """A field of a pack's document, and the bytes of its values."""
+def _lengths(field: Field, column: Column) -> list[int]:
+    size = field.row_bytes
+    return [size] * len(column) if size is not None else [length(value) for value in column]
+
+
+def _outside(lengths: Mapping[str, list[int]]) -> set[str]:
+    """The fields whose values are blobs: those with a large one, and more if there are too many."""
+    found = {name for name, sizes in lengths.items() if max(sizes, default=0) > BLOB_BYTES}
+    rest = {name: sum(sizes) for name, sizes in lengths.items() if name not in found}
+    while sum(rest.values()) > _MOST_BYTES:
+        largest = max(rest, key=rest.__getitem__)
+        found.add(largest)
+        del rest[largest]
+    return found
+
+
+def _payload(field: Field, column: Column, lengths: list[int], blobs: Put | None) -> dict[str, Any]:
+    """A field of a pack's document; its values are blobs if there is a place for them."""
     about: dict[str, Any] = {
         "dtype": field.dtype.name if field.dtype is not None else _plain_kind(field),
         "shape": None,
     }
-    size, shape = field.row_bytes, field.shape
-    if size is not None and shape is not None:
-        about["shape"] = list(shape)
-    elif shape is not None:
+    if field.row_bytes is not None and field.shape is not None:
+        about["shape"] = list(field.shape)
+    elif field.shape is not None:
         shapes = [value.shape for value in column]
-        about["shapes"] = np.array(shapes, "<i4").reshape(len(column), len(shape)).tobytes()
-    lengths = [size] * len(column) if size is not None else [length(value) for value in column]
-    total = sum(lengths)
-    if max(lengths, default=0) > BLOB_BYTES:
-        return {**about, **_as_blobs(column, lengths, put)}, total
+        about["shapes"] = np.array(shapes, "<i4").reshape(len(column), len(field.shape)).tobytes()
+    if blobs is not None:
+        return {**about, **_as_blobs(column, lengths, blobs)}
     if isinstance(column, np.ndarray):
         codec, data = codecs.encode(column, field.compress)
     else:
         joined = b"".join(v.tobytes() if isinstance(v, np.ndarray) else v for v in column)
         codec, data = codecs.encode(joined, field.compress)
         about["offsets"] = np.cumsum([0, *lengths], dtype="<i8").tobytes()
-    return {"codec": codec, **about, "data": data}, total
+    return {"codec": codec, **about, "data": data}
 
 
 def _plain_kind(field: Field) -> str:
