@@ -98,13 +98,23 @@ def preview(
 @datasets.command()
 @click.argument("key")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Delete it even if versions of models were trained on its snapshots: which samples they "
+    "have seen cannot be told any more.",
+)
 @hub_options
-def delete(hub: Hub, key: str, yes: bool, as_json: bool) -> None:
-    """Delete a dataset with its samples, predictions, views and snapshots."""
+def delete(hub: Hub, key: str, yes: bool, force: bool, as_json: bool) -> None:
+    """Delete a dataset with its samples, predictions, views and snapshots.
+
+    One on whose snapshots versions of models were trained stays, unless with `--force`.
+    """
     count = _dataset(hub, key).count
     if not yes:
-        click.confirm(f"Delete the dataset {key} with its {count} samples?", abort=True, err=True)
-    hub.datasets.delete(key)
+        what = f"with its {count} samples, predictions, views and snapshots"
+        click.confirm(f"Delete the dataset {key} {what}?", abort=True, err=True)
+    hub.datasets.delete(key, force=force)
     if as_json:
         return echo_json({"deleted": key, "samples": count})
     click.echo(f"Deleted {key}.")
@@ -187,7 +197,7 @@ def _values(column: Mapping[str, Any], most: int = 10) -> str:
     """The commonest values of a label or a tag, and how many others there are."""
     values = column["values"]
     shown = [f"{value} ({count})" for value, count in list(values.items())[:most]]
-    others = len(values) - len(shown) + column["others"]
+    others = column["distinct"] - len(shown)
     return ", ".join(shown) + (f", {others} others" if others else "")
 
 

@@ -93,7 +93,7 @@ def of_columns(
         for name, kind in schema.labels.items()
     }
     tagged = {
-        name: schema.check_tag_column(name, values, n, lambda row: _where("tags", row, None))
+        name: schema.check_tag_column(name, values, n, where("tags"))
         for name, values in tags.items()
     }
     steps = range(0, n, schema.rows)
@@ -123,15 +123,22 @@ def of_columns(
 
 
 def of_records(
-    schema: Schema, records: Iterable[Mapping[str, Any]], tags: Mapping[str, Any], store: Store
+    schema: Schema,
+    records: Iterable[Mapping[str, Any]],
+    tags: Mapping[str, Any],
+    store: Store,
+    refreshed: Callable[[], Schema] | None = None,
 ) -> Iterator[Block]:
     """Blocks of samples that come one by one; no more than a block of them is held.
+
+    A key that comes again is in a later block: it is as if it were inserted by a later call.
 
     Args:
         schema: of the dataset.
         records: values by field, with the sample's key as `key`, and `tags` by name.
         tags: for those that do not have these of their own.
         store: stores large values.
+        refreshed: reads the schema again, if a sample has a tag that it does not have.
 
     Raises:
         ValueError: if something does not fit, naming the sample and the field.
@@ -161,23 +168,29 @@ def of_records(
                 f"Sample {number} must be a mapping of fields to values. Received: {record!r}"
             )
         key = None if record.get("key") is None else check_key(record["key"])
-        if key is not None and key in seen:
-            raise ValueError(f"`key` must name each sample once. Received: {key!r} twice")
         values = {n: v for n, v in record.items() if n not in ("key", "tags")}
         _check_names(schema, values, f"Sample {number if key is None else repr(key)}")
         checked = {
             name: _settle_one(kind.check(values.get(name), _where(name, number, key)), store)
             for name, kind in schema.fields.items()
         }
+        own = record.get("tags") or {}
+        if not isinstance(own, Mapping):
+            raise ValueError(
+                f"{_where('tags', number, key)} must be a mapping of tags to values. "
+                f"Received: {own!r}"
+            )
+        if refreshed is not None and not own.keys() <= schema.tags.keys():
+            schema = refreshed()  # declared by others, maybe
         tagged = {
             name: schema.check_tag(name, value, lambda: _where("tags", number, key))  # noqa: B023
-            for name, value in {**tags, **(record.get("tags") or {})}.items()
+            for name, value in {**tags, **own}.items()
         }
         length = sum(
             64 if isinstance(value, packs.Blob) else packs.length(value)
             for value in checked.values()
         )
-        if rows and size + length > PACK_BYTES:
+        if rows and (size + length > PACK_BYTES or key in seen):
             yield block()
             size = 0
         rows.append((key, checked, tagged))

@@ -57,12 +57,13 @@ class Datasets(Importing):
     def create(
         self,
         key: str,
+        /,
         *,
         tags: Mapping[str, type | str] | None = None,
         index: bool = True,
         **fields: Field,
     ) -> Dataset:
-        """Makes a dataset, or returns it if it exists with the same fields and tags.
+        """Makes a dataset, or returns it if it exists with the same fields and at least these tags.
 
         Args:
             key: its key.
@@ -71,7 +72,8 @@ class Datasets(Importing):
             **fields: kinds of fields by name: `x=Image(32, 32), y=Label(10)`.
 
         Raises:
-            ValueError: if it exists with another schema, or a name or a kind is none.
+            ValueError: if it exists with other fields or without one of the tags, or a name or a
+                kind is none.
 
         Example:
 
@@ -84,6 +86,8 @@ class Datasets(Importing):
         check_key(key)
         if not key.isprintable():
             raise ValueError(f"`key` must be printable. Received: {key!r}")
+        if not isinstance(index, bool):
+            raise ValueError(f"`index` must be True or False. Received: {index!r}")
         schema = Schema(fields, tags)
         config = schema.config()
         # The document comes first, and says that the collections may be missing until they are
@@ -100,7 +104,10 @@ class Datasets(Importing):
             datasets.insert_one(document)
         except DuplicateKeyError:
             found = self[key]
-            if found.schema != schema:
+            # Tags may have been declared since: the script that made it can be run again.
+            if found.schema.config()["fields"] != config["fields"] or not (
+                config["tags"].items() <= found.schema.tags.items()
+            ):
                 raise ValueError(
                     f"`fields` and `tags` must be those that the dataset {key!r} has: "
                     f"{found.schema!r}. Received: {schema!r}"
@@ -113,10 +120,15 @@ class Datasets(Importing):
         check_key(key)
         document = self.connection.db["datasets"].find_one({"_id": key})
         if document is None:
-            raise KeyError(key)
+            raise self._absent(key)
         if not document["ready"]:
             self._prepare(document)
         return Dataset(self.connection, document)
+
+    def _absent(self, key: str) -> KeyError:
+        return KeyError(
+            f"`key` must be the key of a dataset of {self.connection.project!r}. Received: {key!r}"
+        )
 
     def _prepare(self, document: Mapping[str, Any]) -> None:
         """Makes what is missing of the collections and indexes; they exist before transactions."""
@@ -139,6 +151,10 @@ class Datasets(Importing):
         db["datasets"].update_one({"_id": document["_id"], "uid": document["uid"]}, now)
 
     def __contains__(self, key: object) -> bool:
+        try:
+            check_key(key)  # a mapping would be a query
+        except ValueError:
+            return False
         return self.connection.db["datasets"].find_one({"_id": key}, {"_id": 1}) is not None
 
     def __iter__(self) -> Iterator[str]:
@@ -162,24 +178,47 @@ class Datasets(Importing):
 
         return saw(self[key], sample)
 
-    def delete(self, key: str) -> None:
+    def delete(self, key: str, *, force: bool = False) -> None:
         """Removes a dataset with its samples, predictions, views and snapshots.
 
         Killed in between, it is gone, and what is left of it is taken by `gc`.
 
+        Args:
+            key: its key.
+            force: whether it goes even if versions of models were trained on its snapshots: nobody
+                can then tell any more which samples they have seen.
+
         Raises:
             KeyError: if there is no such dataset.
+            ValueError: if versions were trained on its snapshots, unless `force`.
         """
         check_key(key)
         db = self.connection.db
-        document = db["datasets"].find_one_and_delete({"_id": key})
+        found = db["datasets"].find_one({"_id": key}, {"uid": 1})
+        if found is None:
+            raise self._absent(key)
+        if not force:
+            self._check_unseen(key, found["uid"])
+        document = db["datasets"].find_one_and_delete({"_id": key, "uid": found["uid"]})
         if document is None:
-            raise KeyError(key)
+            raise self._absent(key)
         hooks.phase("dataset-deleted")
         for name in _BESIDE:
             db[name].delete_many({"uid": document["uid"]})
         for name in COLLECTIONS:
             db.drop_collection(f"{name}.{document['slug']}")
+
+    def _check_unseen(self, key: str, uid: str) -> None:
+        trained = {"data.uid": uid, "data.snapshot": {"$gt": ""}}
+        versions = self.connection.db["versions"]
+        seen = versions.find_one(trained, {"model": 1, "version": 1}, sort=[("_id", 1)])
+        if seen is not None:
+            others = versions.count_documents(trained) - 1
+            raise ValueError(
+                "`key` must be of a dataset on whose snapshots no version was trained, unless "
+                f"`force=True`: version {seen['version']} of {seen['model']!r} was"
+                f"{f', and {others} more' if others else ''}. Received: {key!r}"
+            )
 
     def gc(self, grace: float = collecting.GRACE, dry_run: bool = False) -> dict[str, int]:
         """Runs `Dataset.gc` on each dataset, and removes what is left of deleted ones.

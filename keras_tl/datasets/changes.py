@@ -20,13 +20,18 @@ if TYPE_CHECKING:
 _BATCH = 1000  # samples a transaction
 
 
-def keys_of(samples: str | Iterable[str] | View) -> list[str]:
-    """The keys of what an edit was asked for.
+def keys_of(dataset: Dataset, samples: str | Iterable[str] | View) -> list[str]:
+    """The keys of what an edit of a dataset was asked for.
 
     Raises:
-        ValueError: if it is none of a key, keys and a view.
+        ValueError: if it is none of a key, keys and a view of the dataset.
     """
     if isinstance(samples, View):
+        if samples.dataset.uid != dataset.uid:
+            raise ValueError(
+                f"`samples` must be a view of the same dataset, {dataset.key!r}. "
+                f"Received: a view of {samples.dataset.key!r}"
+            )
         return samples.keys()
     if not isinstance(samples, (str, Iterable)) or isinstance(samples, Mapping):
         raise ValueError(f"`samples` must be a key, keys or a view. Received: {samples!r}")
@@ -52,12 +57,18 @@ def check_exist(
         there = {d["_id"] for d in dataset.samples.find(query, {"_id": 1}, session=session)}
         for key in keys[part]:
             if key not in there:
-                raise KeyError(key)
+                raise _absent(dataset, key)
+
+
+def _absent(dataset: Dataset, key: str) -> KeyError:
+    return KeyError(
+        f"`samples` must have keys of samples of {dataset.key!r}. Received: {key!r}, which is none"
+    )
 
 
 def update(dataset: Dataset, samples: str | Iterable[str] | View, values: Mapping[str, Any]) -> int:
     """Changes labels and tags (see `Dataset.update`)."""
-    keys = keys_of(samples)
+    keys = keys_of(dataset, samples)
     if any(name not in dataset.schema.labels for name in values):
         dataset.refresh()  # a tag may have been declared elsewhere
     labels, tags = _checked(dataset, keys, values)
@@ -127,7 +138,7 @@ class _Update:
         found = _addresses(dataset, self.keys, session)
         absent = [key for key in self.keys if key not in found]
         if absent:
-            raise KeyError(absent[0])
+            raise _absent(dataset, absent[0])
         changes = []
         rows: dict[int, dict[str, Any]] = {}
         for i, key in enumerate(self.keys):
@@ -152,7 +163,7 @@ class _Update:
 
 def delete(dataset: Dataset, samples: str | Iterable[str] | View) -> int:
     """Removes samples (see `Dataset.delete`)."""
-    keys = keys_of(samples)
+    keys = keys_of(dataset, samples)
     deleted = 0
     for part in parts(len(keys)):
         with dataset.connection.client.start_session() as session:

@@ -118,9 +118,18 @@ class Dataset(Editing):
         """
         found = self.connection.db["datasets"].find_one({"_id": self.key, "uid": self.uid})
         if found is None:
-            raise KeyError(self.key)
+            raise self._deleted()
         self.document = found
         self.schema = Schema.from_config({**found["schema"], "tags": found["tags"]})
+
+    def _refreshed(self) -> Schema:
+        self.refresh()
+        return self.schema
+
+    def _deleted(self) -> KeyError:
+        return KeyError(
+            f"`dataset` must be one that exists. Received: {self.key!r}, which was deleted"
+        )
 
     def insert(
         self,
@@ -133,16 +142,18 @@ class Dataset(Editing):
         """Adds one sample; of many, `insert_many` takes a thousandth of the time for each.
 
         Args:
-            sample: values by field; labels may be absent.
+            sample: values by field; labels may be absent. `key` and `tags` may stand in it, too,
+                as `insert_many` takes them.
             key: its key; default: a new one.
-            tags: values by tag.
+            tags: values by tag, of those that the sample does not have of its own.
             replace: whether a sample of that key that has other values gets these.
 
         Returns:
             The key.
 
         Raises:
-            ValueError: if a value does not fit, or the key exists with other values.
+            ValueError: if a value does not fit, the key exists with other values, or `sample` has
+                another one.
 
         Example:
 
@@ -150,8 +161,17 @@ class Dataset(Editing):
         ds.insert({"x": image, "y": 3}, key="a", tags={"split": "train"})
         ```
         """
-        named = check_key(key) if key is not None else block.fresh_keys(1)[0]
-        self.insert_many([{**sample, "key": named, "tags": tags}], replace=replace)
+        if not isinstance(sample, Mapping):
+            raise ValueError(
+                f"`sample` must be a mapping of fields to values. Received: {sample!r}"
+            )
+        own = sample.get("key")
+        if key is None:
+            key = block.fresh_keys(1)[0] if own is None else own
+        elif own not in (None, key):
+            raise ValueError(f"`key` must be the one in `sample`: {own!r}. Received: {key!r}")
+        named = check_key(key)
+        self.insert_many([{**sample, "key": named}], tags=tags, replace=replace)
         return named
 
     def insert_many(
@@ -166,14 +186,16 @@ class Dataset(Editing):
 
         A sample is the same if its tensors are, and the labels and tags that come with it. What
         is given as columns is checked before anything is written, but for files that it names. Of
-        an iterable a few blocks are in memory at a time, and samples before a refused one stay.
+        an iterable a few blocks are in memory at a time, and samples before a refused one stay; a
+        key that comes again in it is as one that comes again in a later call.
 
         Args:
             samples: columns by field: arrays or lists with a value a sample; or an iterable of
                 mappings `{field: value, ..., "key": ..., "tags": {...}}`, where key and tags may
                 be absent.
             keys: of columns: a key a sample; default: new ones.
-            tags: by tag: a value a sample, or one for all of them.
+            tags: by tag: a value a sample, or one for all of them; of an iterable one value, for
+                those that have none of their own.
             replace: whether samples that exist with other values get these.
 
         Returns:
@@ -192,6 +214,8 @@ class Dataset(Editing):
         """
         from keras_tl.datasets.writing import Writer
 
+        if not isinstance(tags, Mapping | None):
+            raise ValueError(f"`tags` must be a mapping of tags to values. Received: {tags!r}")
         if any(name not in self.schema.tags for name in tags or ()):
             self.refresh()  # declared by others, maybe
         writer = Writer(self, replace)
@@ -204,7 +228,9 @@ class Dataset(Editing):
                 "keys and an iterable"
             )
         else:
-            blocks = block.of_records(self.schema, samples, tags or {}, writer.store)
+            blocks = block.of_records(
+                self.schema, samples, tags or {}, writer.store, self._refreshed
+            )
         written = writer.write_all(blocks)
         if written:
             outbox.ring(self)
@@ -220,7 +246,7 @@ class Dataset(Editing):
             {"_id": self.key, "uid": self.uid}, {"$inc": {"next": count}}, {"next": 1}
         )
         if found is None:
-            raise KeyError(self.key)
+            raise self._deleted()
         number: int = found["next"]
         return number
 
@@ -242,10 +268,10 @@ class Dataset(Editing):
         held = {"$inc": {"held": 1}}
         datasets = self.connection.db["datasets"]
         if not datasets.update_one(query, held, session=session).matched_count:
-            raise KeyError(self.key)
+            raise self._deleted()
 
     def check_exists(self, session: ClientSession) -> None:
         """Raises a `KeyError` if the dataset was deleted."""
         query = {"_id": self.key, "uid": self.uid}
         if self.connection.db["datasets"].find_one(query, {"_id": 1}, session=session) is None:
-            raise KeyError(self.key)
+            raise self._deleted()

@@ -13,7 +13,7 @@ from keras_tl.datasets import heads
 if TYPE_CHECKING:
     from keras_tl.datasets.collection import Dataset
 
-_VALUES = 100  # that are listed
+_VALUES = 20  # that are listed
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
@@ -51,35 +51,25 @@ def _label(dataset: Dataset, name: str, counter: Counter[Any]) -> dict[str, Any]
     names = dataset.schema.labels[name].names
     return {
         "values": {str(names[value]) if names else str(value): n for value, n in common},
-        "others": len(counter) - len(common),
+        "distinct": len(counter),
         "missing": missing,
     }
 
 
 def _tag(dataset: Dataset, name: str, count: int) -> dict[str, Any]:
     path = f"$tags.{name}"
-    common = dataset.samples.aggregate(
-        [
-            {"$match": {f"tags.{name}": {"$exists": True}}},
-            {"$group": {"_id": path, "n": {"$sum": 1}}},
-            {"$sort": {"n": -1, "_id": 1}},
-            {
-                "$group": {
-                    "_id": None,
-                    "values": {"$push": {"value": "$_id", "n": "$n"}},
-                    "kinds": {"$sum": 1},
-                    "n": {"$sum": "$n"},
-                }
-            },
-            {"$set": {"values": {"$slice": ["$values", _VALUES]}}},
-        ],
-        allowDiskUse=True,
-    )
-    found: dict[str, Any] = next(iter(common), {"values": [], "kinds": 0, "n": 0})
+    there: dict[str, Any] = {"$match": {f"tags.{name}": {"$exists": True}}}
+    # All values are never in one document, nor in the server's memory: they may be of any number.
+    groups: list[dict[str, Any]] = [there, {"$group": {"_id": path, "n": {"$sum": 1}}}]
+    first = [*groups, {"$sort": {"n": -1, "_id": 1}}, {"$limit": _VALUES}]
+    sums = {"$group": {"_id": None, "distinct": {"$sum": 1}, "n": {"$sum": "$n"}}}
+    common = dataset.samples.aggregate(first, allowDiskUse=True)
+    total = dataset.samples.aggregate([*groups, sums], allowDiskUse=True)
+    found: dict[str, Any] = next(iter(total), {"distinct": 0, "n": 0})
     return {
         "type": dataset.schema.tags[name],
-        "values": {_text(entry["value"]): entry["n"] for entry in found["values"]},
-        "others": found["kinds"] - len(found["values"]),
+        "values": {_text(entry["_id"]): entry["n"] for entry in common},
+        "distinct": found["distinct"],
         "missing": count - found["n"],
     }
 

@@ -44,7 +44,7 @@ class Editing(View):
         """
         return changes.update(self.dataset, samples, values)
 
-    def declare(self, **tags: type | str) -> None:
+    def declare(self, /, **tags: type | str) -> None:
         """Adds tags to the schema; samples that are there do not have them yet.
 
         Args:
@@ -148,7 +148,7 @@ class Editing(View):
         Returns:
             What JSON can hold: `key`, `count`, `packs`, `created`, `bytes` (of values), `stored`
             (what the server takes for all as of its last checkpoint, `None` where it does not
-            tell), `fields`, and `tags` and `labels`: the most frequent `values` with their counts,
-            how many `others` there are, and how many samples have none (`missing`).
+            tell), `fields`, and `tags` and `labels`: the 20 most frequent `values` with their
+            counts, how many `distinct` ones there are, and how many samples have none (`missing`).
         """
         return describing.describe(self.dataset)

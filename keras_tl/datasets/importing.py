@@ -32,6 +32,7 @@ class Importing:
         def create(
             self,
             key: str,
+            /,
             *,
             tags: Mapping[str, type | str] | None = None,
             index: bool = True,

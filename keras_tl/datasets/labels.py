@@ -17,7 +17,8 @@ _DTYPES = ("int8", "int16", "int32", "int64", "float16", "float32", "float64")
 class Label(Field):
     """A class or a number that people or models give a sample; it can be changed, and missing.
 
-    A missing label is `None`; in columns it is -1 among integers and NaN among floats.
+    A missing label is `None`; in columns it is -1 among integers and NaN among floats. An array of
+    booleans is a column of zeros and ones; a single `True` is a mistake, and refused.
 
     Args:
         num_classes: how many classes there are; labels are then 0 to `num_classes - 1`.
@@ -85,6 +86,8 @@ class Label(Field):
             if value not in self._numbers:
                 raise Refused(f"one of the classes {self.names}", repr(value))
             value = self._numbers[value]
+        if isinstance(value, bool):
+            raise Refused("a number, or None", repr(value))
         array = as_array(value)
         if array.shape != ():
             raise Refused("one number", f"shape={array.shape}")
@@ -93,8 +96,10 @@ class Label(Field):
     def check_column(self, values: Any, where: Callable[[int], str]) -> np.ndarray:
         assert self.dtype is not None
         try:
+            if isinstance(values, (list, tuple)) and bool in set(map(type, values)):
+                raise Refused("numbers", "True or False")
             column = as_array(values)
-        except Refused:  # None, or names: one by one
+        except Refused:  # None, names, or what is none of them: one by one
             rows = [self.check(value, where(row)) for row, value in enumerate(values)]
             return np.array(rows, self.dtype)
         if not len(column):

@@ -9,7 +9,10 @@ from collections.abc import Iterable
 from typing import Any
 
 #: What a field or a tag cannot be called, since views, records or calls use the word themselves.
-RESERVED = ("key", "added", "prediction", "at", "tags", "index", "model", "version", "sample")
+RESERVED = (
+    *("key", "added", "prediction", "at", "tags", "index", "model", "version", "sample"),
+    "self",
+)
 _LONGEST_NAME, _LONGEST_KEY = 100, 1024
 
 

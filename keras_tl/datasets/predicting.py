@@ -27,7 +27,7 @@ def add(
     values: Mapping[str, Any],
 ) -> int:
     """Keeps predictions (see `Dataset.add_predictions`)."""
-    keys = keys_of(samples)
+    keys = keys_of(dataset, samples)
     check_key(model, "model")
     if isinstance(version, bool) or not hasattr(version, "__index__"):
         raise ValueError(f"`version` must be the number of a version. Received: {version!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from keras_tl.datasets.fields import BLOB_BYTES, Field, from_config
@@ -14,6 +14,7 @@ from keras_tl.datasets.names import check_name
 #: Bytes of rows in a pack, about; and rows at most.
 PACK_BYTES, PACK_ROWS = 4 << 20, 256
 _VARIES = 1024  # bytes that a value of varying size counts
+_LONGEST = 10_000  # characters of a tag
 _POINTER = 64  # bytes that a blob's name takes
 
 #: Types of tags by the name that the schema keeps.
@@ -50,6 +51,8 @@ class Schema:
     ) -> None:
         if not fields:
             raise ValueError("`fields` must name one field at least. Received: none")
+        if not isinstance(tags, Mapping | None):
+            raise ValueError(f"`tags` must be a mapping of names to types. Received: {tags!r}")
         self.fields: dict[str, Field] = {}
         for name, field in fields.items():
             if not isinstance(field, Field):
@@ -162,7 +165,8 @@ def _tag(kind: str, name: str, value: Any, where: Callable[[], str]) -> Any:
         value = value.tolist()
     given = type(value)
     if kind == "str" and given is str:
-        if not ("\0" in value or (not value.isascii() and _has_surrogate(value))):
+        bad = "\0" in value or (not value.isascii() and _has_surrogate(value))
+        if not bad and len(value) <= _LONGEST:
             return value
     elif kind == "bool" and given is bool:
         return value
@@ -175,15 +179,20 @@ def _tag(kind: str, name: str, value: Any, where: Callable[[], str]) -> Any:
         except OverflowError:
             pass
     elif kind == "datetime" and isinstance(value, datetime) and value.utcoffset() is not None:
-        return value
+        try:
+            value = value.astimezone(UTC)
+        except OverflowError:
+            pass
+        else:  # what a document holds of it
+            return value.replace(microsecond=value.microsecond // 1000 * 1000)
     elif kind != "str" and given is float and math.isnan(value):
         return None  # what data frames have where nothing is
     rules = {
-        "str": "text without NUL",
+        "str": f"text of up to {_LONGEST} characters, without NUL",
         "int": "an integer of 64 bits",
         "float": "a number",
         "bool": "True or False",
-        "datetime": "an aware datetime",
+        "datetime": "an aware datetime, of a year from 1 to 9999 in UTC",
     }
     raise ValueError(f"{where()}: tag `{name}` must be {rules[kind]}. Received: {value!r}")
 

@@ -55,6 +55,8 @@ class Writer:
     def write_all(self, blocks: Iterable[Block]) -> int:
         """Writes blocks, two groups at a time; how many samples were not there yet.
 
+        A group waits for one before it that has a key of its own: what comes later is later.
+
         Raises:
             ValueError: as `write`; groups before may have been written by then.
         """
@@ -64,18 +66,21 @@ class Writer:
         if second is None:
             return self.write(first, self.dataset.reserve(len(first))) if first else 0
         written = 0
-        running: list[Future[int]] = []
+        running: list[tuple[Future[int], set[str]]] = []
         with ThreadPoolExecutor(_THREADS) as pool:
             try:
                 for group in chain([first, second], groups):
+                    keys = {key for block in group for key in block.keys}
+                    while any(not keys.isdisjoint(others) for _, others in running):
+                        written += running.pop(0)[0].result()
                     # Numbers are in the order of the samples, whichever group is faster.
                     number = self.dataset.reserve(len(group))
-                    running.append(pool.submit(self.write, group, number))
+                    running.append((pool.submit(self.write, group, number), keys))
                     if len(running) > _THREADS:
-                        written += running.pop(0).result()
-                return written + sum(future.result() for future in running)
+                        written += running.pop(0)[0].result()
+                return written + sum(future.result() for future, _ in running)
             except BaseException:
-                for future in running:
+                for future, _ in running:
                     future.cancel()
                 raise
 

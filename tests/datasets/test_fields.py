@@ -118,6 +118,7 @@ def test_integers_are_kept_or_refused(value: int, dtype: np.dtype[Any]) -> None:
         (Label(names=["a", "b"]), "c", r"one of the classes \['a', 'b'\]"),
         (Label(3), [1], "one number"),
         (Label(), "a", "an array of numbers"),
+        (Label(3), True, "a number, or None. Received: True"),
     ],
     ids=str,
 )
@@ -138,6 +139,7 @@ def test_what_does_not_fit_is_refused(kind: Field, value: Any, rule: str) -> Non
         (Array((1,), "uint8"), [[1], [2], [-3]]),
         (Label(3), np.array([0, -1, 3])),
         (Label(3), [0, None, 3]),
+        (Label(3), [0, 1, True]),
         (Label(names=["a", "b"]), ["a", None, "c"]),
         (Text(), ["a", "b", 3]),
     ],

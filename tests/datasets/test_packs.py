@@ -198,6 +198,22 @@ def test_rows_over_a_megabyte_of_one_shape() -> None:
     assert packs.digests(schema, {"x": x}, 3) == head["digests"]
 
 
+def test_many_values_that_are_not_large_alone() -> None:
+    """What a document cannot hold goes out of it, the largest fields first."""
+    store = Store()
+    fields = {f"f{i}": Array((BLOB_BYTES - 8 * i,), "uint8", compress=None) for i in range(20)}
+    schema = Schema(fields)
+    assert schema.rows == 1
+    row = {name: np.full(field.shape, i, "u1") for i, (name, field) in enumerate(fields.items())}
+    (block,) = of_records(schema, [row], {}, store.store)
+    pack, head = packs.encode(schema, block.columns, store.put)
+    outside = [name for name, about in pack["fields"].items() if about["codec"] == "blob"]
+    assert outside == list(fields)[: len(outside)] and len(head["blobs"]) == len(outside)
+    assert 8 << 20 < sum(len(about["data"]) for about in pack["fields"].values()) <= 12 << 20
+    found = packs.decode(pack, fetch=store.fetch)
+    assert all((found[name][0] == row[name]).all() for name in fields)
+
+
 @settings(max_examples=20)
 @given(sizes=st.lists(st.integers(0, 1 << 20), min_size=1, max_size=30))
 def test_blocks_stay_small(sizes: list[int]) -> None:
@@ -228,6 +244,31 @@ def test_records_are_taken_as_they_come() -> None:
     assert len(next(found)) == 256 and len(taken) == 256
 
 
+def test_a_key_that_comes_again_is_in_a_later_block() -> None:
+    keys = ["a", "b", "a", "a", None, None]
+    rows = [{"x": [i], "key": key} for i, key in enumerate(keys)]
+    made = list(of_records(Schema({"x": Array((1,), "uint8")}), rows, {}, Store().store))
+    assert [[int(row[0]) for row in block.columns["x"]] for block in made] == [
+        [0, 1],
+        [2],
+        [3, 4, 5],
+    ]
+
+
+def test_tags_that_others_declared() -> None:
+    first = Schema({"x": Array((1,), "uint8")}, {"a": int})
+    both = Schema(first.fields, {"a": int, "b": int})
+    asked = []
+
+    def refreshed() -> Schema:
+        asked.append(1)
+        return both
+
+    rows = [{"x": [i], "tags": {"b" if i else "a": i}} for i in range(4)]
+    (block,) = of_records(first, rows, {}, Store().store, refreshed)
+    assert block.tags == {"a": [0, None, None, None], "b": [None, 1, 2, 3]} and asked == [1]
+
+
 @pytest.mark.parametrize(
     ("rows", "rule"),
     [
@@ -239,7 +280,7 @@ def test_records_are_taken_as_they_come() -> None:
         ([{"x": [1], "tags": {"split": 3}}], "sample 0: tag `split` must be text"),
         ([{"x": [1], "tags": {"a.b": 3}}], "sample 0 must have tags that the dataset has"),
         ([{"x": [1], "key": 3}], "`key` must be text"),
-        ([{"x": [1], "key": "a"}, {"x": [1], "key": "a"}], "`key` must name each sample once"),
+        ([{"x": [1], "key": "a", "tags": ["split"]}], "`tags` of sample 'a' must be a mapping"),
         (["x"], "Sample 0 must be a mapping"),
         ([{"x": [1], "y": 9}], "`y` of sample 0 must be a class"),
     ],
@@ -262,6 +303,7 @@ def test_records_that_do_not_fit(rows: list[Any], rule: str) -> None:
         ({"x": [[1], [-1]]}, ["a", "b"], {}, "`x` of sample 'b' must be"),
         ({"x": [[1], [2]], "y": [0, 3]}, None, {}, "`y` of sample 1 must be"),
         ({"x": [[1]]}, None, {"split": 1}, "tag `split` must be text"),
+        ({"x": [[1]] * 2}, ["a", "b"], {"split": ["", 1]}, "`tags` of sample 'b': tag `split`"),
         ({"x": [[1]]}, None, {"$x": 1}, "must have tags that the dataset has"),
         ({"x": [[1], [2]]}, None, {"split": ["a"]}, "must have a value a sample: 2"),
         ({"x": "abc"}, None, {}, "`x` must be an array or a list"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
@@ -97,6 +97,7 @@ def test_rows_of_a_pack(fields: dict[str, Any], rows: int) -> None:
         ({}, {}, "`fields` must name one"),
         ({"x": "Image"}, {}, "`x` must be a kind of field"),
         ({"x": Array((1,))}, {"x": str}, "names of their own"),
+        ({"x": Array((1,))}, Array((1,)), "`tags` must be a mapping"),
         ({"x": Array((1,))}, {"t": list}, r"`tags\['t'\]` must be one of the types"),
         ({"x": Array((1,))}, {"t": "list"}, "one of the types"),
         ({"x": Array((1,))}, {"t": type("str", (), {})}, "one of the types"),
@@ -108,6 +109,7 @@ def test_schemas_that_there_are_not(fields: Any, tags: Any, rule: str) -> None:
 
 
 NOW = datetime(2024, 5, 1, tzinfo=UTC)
+EAST = datetime(2024, 5, 1, tzinfo=timezone(timedelta(hours=9)))
 TAGGED = Schema({"x": Array((1,))}, {"s": str, "i": int, "f": float, "b": bool, "d": datetime})
 
 
@@ -123,6 +125,8 @@ TAGGED = Schema({"x": Array((1,))}, {"s": str, "i": int, "f": float, "b": bool, 
         ("i", float("nan"), None),
         ("b", np.True_, True),
         ("d", NOW, NOW),
+        ("d", NOW.replace(microsecond=1999), NOW.replace(microsecond=1000)),
+        ("d", EAST.replace(microsecond=7), EAST.astimezone(UTC)),
         ("s", None, None),
     ],
 )
@@ -138,11 +142,14 @@ def test_tags_are_kept(name: str, value: Any, kept: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("s", v) for v in (3, b"a", "a\0", "\ud800", {"$gt": ""}, ["a"], float("nan"))),
+        *(
+            ("s", v)
+            for v in (3, b"a", "a\0", "\ud800", "x" * 10_001, {"$gt": ""}, ["a"], float("nan"))
+        ),
         *(("i", v) for v in (1.0, True, "1", 2**63, {"$gt": 0})),
         *(("f", v) for v in ("1", True, 10**400, 1j)),
         *(("b", v) for v in (1, "True")),
-        *(("d", v) for v in (NOW.replace(tzinfo=None), "2024-05-01", 0)),
+        *(("d", v) for v in (NOW.replace(tzinfo=None), EAST.replace(1, 1), "2024-05-01", 0)),
         ("z", 1),
     ],
 )

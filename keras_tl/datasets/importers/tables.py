@@ -78,7 +78,7 @@ def load(
         if x:
             columns["x"] = np.stack([_numbers(name, rows[name], done) for name in x], axis=1)
         if y is not None:
-            columns["y"] = rows[y]
+            columns["y"] = [int(v) if isinstance(v, bool) else v for v in rows[y]]
         if key_column is None:
             keys = numbered(prefix, done, done + count)
         else:
