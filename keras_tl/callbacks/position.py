@@ -128,6 +128,8 @@ class Position:
         self._warn(place, epoch)
         if place["state"] is not None and hasattr(self._source, "set_state"):
             self._source.set_state(place["state"])
+        if hasattr(self._source, "skip"):  # what is dropped below need not be read
+            self._source.skip(place["drawn"] + batch)
         if self._dataset is not None:
             for _ in range(place["earlier"]):  # a shuffle with a seed has an order for each
                 iter(own._distributed_dataset if _TENSORFLOW else self._dataset)

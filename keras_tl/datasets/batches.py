@@ -6,6 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -18,6 +19,7 @@ from keras_tl.datasets.passes import Epoch, Order, Pass, Recipe, identity
 from keras_tl.datasets.source import Source
 
 if TYPE_CHECKING:
+    from keras_tl.datasets.resolved import Resolved
     from keras_tl.datasets.view import View
 
 log = logging.getLogger("keras_tl")
@@ -55,11 +57,16 @@ class Batches(keras.utils.PyDataset):
         drop_remainder: whether a last batch that is not full is left out.
         x: the name of a field or tag for an array, several for a dict; default: all fields but
             labels, where one is an array. Fields whose size varies are arrays of objects.
-        y: as `x`; default: all labels; `()` for none.
+        y: as `x`; default: all labels; `()` for none. A sample that has no value for `y` or
+            `sample_weight` is refused when an epoch begins, but not by `predict`, which drops them.
+            A `map` that makes something of missing labels gives it a name of its own, as in
+            `y="target"`.
         sample_weight: the name of a field or tag, or `None`.
 
     Raises:
-        ValueError: for an argument that is none of the above, and a view without samples.
+        ValueError: for an argument that is none of the above, and a view without samples; by each
+            pass for samples without labels, a view that has no samples left, and in `fit` for
+            columns that are no arrays of numbers.
 
     Example:
 
@@ -98,6 +105,7 @@ class Batches(keras.utils.PyDataset):
         self._recipe = Recipe(source, self._layout, mapped)
         self._lock = ForkLock()
         self._resolved = view.resolve(self._layout.extra)
+        self._labelled: Resolved | None = None  # all of whose samples have labels
         self._number = 0  # of the pass that was begun last, or will be
         self._begun = self._complete = False
         self._fresh = True  # resolved, and no pass begun since
@@ -105,13 +113,9 @@ class Batches(keras.utils.PyDataset):
         self._failure: Exception | None = None
         self._walk: Pass | None = None  # for who asks by index
         self._asked = (-1, 0)  # the last index, and how many came in a row
+        self._unwanted = 0  # batches of the next pass
         self._epoch = self._made(0)
-        if not len(self._epoch):
-            raise ValueError(
-                f"`view` must have samples for one batch at least. Received: {view!r} with "
-                f"{len(self._resolved.at)} samples, size={size}, shard={shard}, "
-                f"drop_remainder={drop_remainder}"
-            )
+        self._check_samples(self._epoch)
 
     def __repr__(self) -> str:
         return f"Batches({self.view!r}, {self._order})"
@@ -125,7 +129,13 @@ class Batches(keras.utils.PyDataset):
 
     @property
     def num_batches(self) -> int:
-        fitting.adopt(sys._getframe(1), self, self._batches)
+        frame = sys._getframe(1)
+        if fitting.adapts(frame, self):
+            labelled = not fitting.predicts(frame)
+            if labelled:
+                self._refresh()  # labels may have come
+                self._check_labels(self._resolved)
+            fitting.adopt(frame, self, partial(self._batches, labelled, adapted=True))
         return len(self)
 
     def __len__(self) -> int:
@@ -137,7 +147,13 @@ class Batches(keras.utils.PyDataset):
 
         Raises:
             IndexError: if there are no so many.
+            ValueError: if samples have no labels.
         """
+        frame = sys._getframe(1)
+        if self._labelled is not self._resolved and not fitting.predicts(frame):
+            if not self._begun:
+                self._refresh()
+            self._check_labels(self._resolved)
         if not -len(self) <= index < len(self):
             raise IndexError(f"`index` must be below {len(self)}. Received: {index}")
         index %= len(self)
@@ -154,11 +170,13 @@ class Batches(keras.utils.PyDataset):
             if index == len(epoch) - 1:
                 self._walk = None
                 self._complete |= self._begun
-            return batch
+        if fitting.adapts(frame, self):
+            self._layout.check_arrays(batch)
+        return batch
 
     def __iter__(self) -> Iterator[Batch]:
         """One epoch."""
-        return self._batches(hides=False)
+        return self._batches()
 
     def on_epoch_begin(self) -> None:
         frame = sys._getframe(1)
@@ -174,6 +192,7 @@ class Batches(keras.utils.PyDataset):
 
     def on_epoch_end(self) -> None:
         with self._lock:
+            self._builds = False
             failure, self._failure = self._failure, None
             if self._complete:
                 self._number += 1
@@ -190,13 +209,24 @@ class Batches(keras.utils.PyDataset):
             count: of the processes.
             number: of the epoch.
         """
+        self._check_labels(self._resolved)
         return Pass(self._recipe, self._made(number), self._prefetch, index, count)
 
     # For callbacks.
 
+    def skip(self, count: int) -> None:
+        """The next pass begins with so many batches that whoever asks for them drops.
+
+        They are not read: in their place comes the last one of them, again and again, so that its
+        shapes are seen. So `MongoBackupAndRestore` gets to the middle of an epoch at once.
+        """
+        self._unwanted = count
+
     def get_state(self) -> dict[str, Any]:
         """What `set_state` needs for the next pass to be the one that would come next here."""
         with self._lock:
+            if not self._fresh:
+                self._resolve()
             return {
                 "epoch": self._number + self._begun,
                 "seed": self._order.seed,
@@ -229,20 +259,34 @@ class Batches(keras.utils.PyDataset):
 
     # Passes.
 
-    def _batches(self, hides: bool = fitting.HIDES_ERRORS) -> Iterator[Batch]:
-        """A pass; nothing is begun before the first batch is asked for."""
-        epoch = self._epoch if self._builds else self._begin()
+    def _batches(self, labelled: bool = True, adapted: bool = False) -> Iterator[Batch]:
+        """A pass; nothing is begun before the first batch is asked for.
+
+        Args:
+            labelled: whether samples must have labels.
+            adapted: whether it is for a model, by an adapter of Keras.
+        """
         counts = not self._builds
-        running = Pass(self._recipe, epoch, 0 if self._builds else self._prefetch)
+        epoch = self._begin() if counts else self._epoch
+        first = 0
+        if counts:
+            first, self._unwanted = min(self._unwanted, len(epoch)), 0
+        running = Pass(self._recipe, epoch, self._prefetch if counts else 0, first)
         try:
-            for _ in range(len(epoch)):
-                batch = next(running)
-                if counts and running.index == len(epoch):
+            self._check_samples(epoch)
+            if labelled and counts:
+                self._check_labels(epoch.resolved)
+            unwanted = self._recipe.one(epoch, first - 1) if first else ()
+            for index in range(len(epoch)):
+                batch = unwanted if index < first else next(running)
+                if adapted:
+                    self._layout.check_arrays(batch)
+                if counts and index == len(epoch) - 1:
                     # Keras does not ask for more than there is, so that nothing follows this.
                     self._completed(epoch)
                 yield batch
         except Exception as failure:
-            if not hides:
+            if not (adapted and fitting.HIDES_ERRORS):
                 raise
             self._failure = failure
         finally:
@@ -260,25 +304,48 @@ class Batches(keras.utils.PyDataset):
             self._walk = None
             return self._epoch
 
+    def _check_samples(self, epoch: Epoch) -> None:
+        if not len(epoch):
+            raise ValueError(
+                f"`view` must have samples for one batch at least. Received: {self.view!r} with "
+                f"{len(epoch.resolved.at)} samples, {self._order}"
+            )
+
+    def _check_labels(self, resolved: Resolved) -> None:
+        if self._labelled is not resolved:
+            try:
+                self._layout.check_labelled(resolved.columns)
+            except ValueError:
+                self._fresh = False  # for another try, when labels have come
+                raise
+            self._labelled = resolved
+
     def _completed(self, epoch: Epoch) -> None:
         with self._lock:
             self._complete |= epoch is self._epoch
 
     def _refresh(self) -> None:
-        """Looks which samples the view has now."""
-        from pymongo.errors import PyMongoError
-
+        """Has the next pass see the samples that the view has now."""
         with self._lock:
-            if self.view.base is None and not self._fresh:
-                try:
-                    self._resolved = self.view.resolve(self._layout.extra)
-                except PyMongoError as error:
-                    log.warning(
-                        "MongoDB is away (%s): the epoch has the samples of the one before.",
-                        str(error).partition(",")[0],
-                    )
+            if not self._fresh:
+                self._resolve()
             self._fresh = True
             self._epoch = self._made(self._number + self._begun)
+
+    def _resolve(self) -> None:
+        from pymongo.errors import PyMongoError
+
+        if self.view.base is not None:
+            return
+        try:
+            found = self.view.resolve(self._layout.extra)
+        except PyMongoError as error:
+            log.warning(
+                "MongoDB is away (%s): the epoch has the samples of the one before.",
+                str(error).partition(",")[0],
+            )
+            return
+        self._resolved = found
 
     def _made(self, number: int) -> Epoch:
         epoch = getattr(self, "_epoch", None)
