@@ -269,12 +269,15 @@ def test_two_writers_of_the_same_samples(mongodb: str, project: str, ds: Dataset
 
 
 def test_one_key_in_several_blocks(ds: Dataset) -> None:
-    """In one block it is a mistake, later on it is a repetition."""
+    """It is as if each came by a call of its own."""
     records = [{"x": X[i % 300], "key": f"k{i % 300}"} for i in range(600)]
     assert ds.insert_many(records) == 300
     assert len(rows(ds)) == 300
-    with pytest.raises(ValueError, match="'k0' twice"):
-        ds.insert_many([records[0], records[0]])
+    other = {"x": X[1], "key": "k0"}
+    with pytest.raises(ValueError, match="Received: 'k0' with another x"):
+        ds.insert_many([records[0], other])
+    ds.insert_many([records[0], other, records[0], other], replace=True)
+    assert (rows(ds)["k0"]["x"] == X[1]).all()
 
 
 @pytest.mark.parametrize("phase", ["dataset-reserved", "dataset-packs"])
@@ -529,14 +532,19 @@ def test_description(hub: ktl.Hub, ds: Dataset) -> None:
     assert json.loads(json.dumps(found)) == found
     assert (found["key"], found["count"], found["packs"]) == ("d", 196, 1)
     assert found["bytes"] == 200 * 48 and found["stored"] > 0
-    assert found["labels"] == {"y": {"values": {"0": 98, "3": 49}, "others": 0, "missing": 49}}
+    assert found["labels"] == {"y": {"values": {"0": 98, "3": 49}, "distinct": 2, "missing": 49}}
     assert found["tags"]["split"] == {
         **{"type": "str", "values": {"test": 98, "train": 98}},
-        **{"others": 0, "missing": 0},
+        **{"distinct": 2, "missing": 0},
     }
     quality = found["tags"]["quality"]
-    assert (len(quality["values"]), quality["others"], quality["missing"]) == (100, 46, 50)
+    assert (len(quality["values"]), quality["distinct"], quality["missing"]) == (20, 146, 50)
     assert found["fields"] == ds.schema.config()["fields"]
-    assert found["tags"]["taken"] == {"type": "datetime", "values": {}, "others": 0, "missing": 196}
+    assert found["tags"]["taken"] == {
+        "type": "datetime",
+        "values": {},
+        "distinct": 0,
+        "missing": 196,
+    }
     empty = hub.datasets.create("e", t=Text()).describe()
     assert (empty["count"], empty["bytes"], empty["labels"], empty["tags"]) == (0, 0, {}, {})
