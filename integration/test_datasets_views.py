@@ -277,6 +277,21 @@ def test_a_view_selects_what_it_says(
     assert view.among(among) == {row.key for row in wanted} & set(among)
 
 
+def test_what_is_combined_has_an_order(ds: d.Dataset, rows: list[Row]) -> None:
+    """That of storage; behind a sort, the one of the first view, and then the rest of the other."""
+    for source in (ds, ds.freeze("all")):
+        storage = source.keys()
+        drawn = (source.sample(9) | source.sample(9, seed=1)).keys()
+        assert 9 < len(drawn) < 19 and drawn == [key for key in storage if key in drawn]
+        first, other = source.sort("-q").where(y=1), source.where(y__in=[1, 2])
+        rest = [key for key in other.keys() if key not in first.keys()]
+        assert (first | other).keys() == first.keys() + rest
+        assert (source.sort("-q") | other).keys() == source.sort("-q").keys()
+        rest = [key for key in first.keys() if key not in source.where(split="val").keys()]
+        assert (source.where(split="val") | first).keys() == source.where(split="val").keys() + rest
+        assert (first & other).keys() == (first - source.where(y=2)).keys() == first.keys()
+
+
 def test_a_view_is_a_question(ds: d.Dataset) -> None:
     view = ds.where(split="train")
     before = view.count

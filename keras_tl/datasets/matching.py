@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -51,23 +50,11 @@ def matches(
 
 
 def _test(name: str, wanted: Any) -> Callable[[Any], bool]:
+    # All values of a column are of the type that conditions on it must have.
     if name in ("$in", "$nin"):
-        among = {_exact(value) for value in wanted}
-        return lambda value: (_exact(value) in among) is (name == "$in")
+        among = set(wanted)
+        return lambda value: (value in among) is (name == "$in")
     if name in ("$eq", "$ne"):
-        one = _exact(wanted)
-        return lambda value: (_exact(value) == one) is (name == "$eq")
-    kind, compare = _kind(wanted), _COMPARE[name]
-    return lambda value: _kind(value) is kind and compare(value, wanted)
-
-
-def _kind(value: Any) -> type:
-    """What compares with each other: numbers, texts, booleans, times."""
-    if isinstance(value, bool) or value is None:
-        return type(value)
-    return next((kind for kind in (float, str, datetime) if isinstance(value, kind)), float)
-
-
-def _exact(value: Any) -> Any:
-    """Equal for values that MongoDB takes for equal: 1 and 1.0, not 1 and true."""
-    return (_kind(value), value)
+        return lambda value: (value == wanted) is (name == "$eq")
+    compare = _COMPARE[name]
+    return lambda value: value is not None and compare(value, wanted)
