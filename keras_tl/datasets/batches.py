@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from keras_tl.datasets import fitting
+from keras_tl.datasets.following import Followed
 from keras_tl.datasets.layout import Batch, Layout, Names
 from keras_tl.datasets.locks import ForkLock
 from keras_tl.datasets.mapping import Mapped
@@ -21,8 +21,6 @@ from keras_tl.datasets.source import Source
 if TYPE_CHECKING:
     from keras_tl.datasets.resolved import Resolved
     from keras_tl.datasets.view import View
-
-log = logging.getLogger("keras_tl")
 
 _IN_A_ROW = 3  # batches that were asked for by index, after which those that follow are made ahead
 
@@ -104,7 +102,8 @@ class Batches(keras.utils.PyDataset):
         source = Source(view.dataset, self._layout.fields, cache)
         self._recipe = Recipe(source, self._layout, mapped)
         self._lock = ForkLock()
-        self._resolved = view.resolve(self._layout.extra)
+        self._followed = Followed(view, self._layout.extra)
+        self._resolved = self._followed.resolved
         self._labelled: Resolved | None = None  # all of whose samples have labels
         self._number = 0  # of the pass that was begun last, or will be
         self._begun = self._complete = False
@@ -226,7 +225,7 @@ class Batches(keras.utils.PyDataset):
         """What `set_state` needs for the next pass to be the one that would come next here."""
         with self._lock:
             if not self._fresh:
-                self._resolve()
+                self._resolved = self._followed.look()
             return {
                 "epoch": self._number + self._begun,
                 "seed": self._order.seed,
@@ -316,7 +315,7 @@ class Batches(keras.utils.PyDataset):
             try:
                 self._layout.check_labelled(resolved.columns)
             except ValueError:
-                self._fresh = False  # for another try, when labels have come
+                self._begun = self._fresh = False  # for another try, when labels have come
                 raise
             self._labelled = resolved
 
@@ -328,24 +327,9 @@ class Batches(keras.utils.PyDataset):
         """Has the next pass see the samples that the view has now."""
         with self._lock:
             if not self._fresh:
-                self._resolve()
+                self._resolved = self._followed.look()
             self._fresh = True
             self._epoch = self._made(self._number + self._begun)
-
-    def _resolve(self) -> None:
-        from pymongo.errors import PyMongoError
-
-        if self.view.base is not None:
-            return
-        try:
-            found = self.view.resolve(self._layout.extra)
-        except PyMongoError as error:
-            log.warning(
-                "MongoDB is away (%s): the epoch has the samples of the one before.",
-                str(error).partition(",")[0],
-            )
-            return
-        self._resolved = found
 
     def _made(self, number: int) -> Epoch:
         epoch = getattr(self, "_epoch", None)

@@ -20,6 +20,8 @@ from keras.src.trainers.epoch_iterator import EpochIterator
 # Keras builds an unbuilt model from the shapes of a batch that it never trains on.
 _BUILDERS = frozenset({"_symbolic_build", "_maybe_symbolic_build"})
 
+_ASKING = frozenset({"fit", "evaluate", "predict"})
+
 #: TensorFlow turns what a generator raises into an error of its own.
 HIDES_ERRORS = keras.backend.backend() == "tensorflow"
 
@@ -37,9 +39,9 @@ def adopt(
         dataset: that is asked.
         batches: begins a pass.
     """
-    adapter = frame.f_locals.get("self")
-    if not isinstance(adapter, PyDatasetAdapter) or adapter.py_dataset is not dataset:
+    if not adapts(frame, dataset):
         return
+    adapter = frame.f_locals["self"]
     if "_get_iterator" in vars(adapter):
         return
     weak = weakref.ref(adapter)
@@ -72,6 +74,21 @@ def begins_pass(iterator: Any) -> bool:
 def count(iterator: Any, batches: int) -> None:
     """Tells the epoch iterator how many batches there are, which it has asked once only."""
     iterator._num_batches = batches
+
+
+def predicts(frame: FrameType | None) -> bool:
+    """Whether it is a `predict` that asks: it drops labels, so samples need none."""
+    while frame is not None:
+        if frame.f_code.co_name in _ASKING and isinstance(frame.f_locals.get("self"), keras.Model):
+            return frame.f_code.co_name == "predict"
+        frame = frame.f_back
+    return False
+
+
+def adapts(frame: FrameType, dataset: keras.utils.PyDataset) -> bool:
+    """Whether an adapter asks, for a model."""
+    adapter = frame.f_locals.get("self")
+    return isinstance(adapter, PyDatasetAdapter) and adapter.py_dataset is dataset
 
 
 def builds(frame: FrameType | None) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from keras_tl.datasets.conditions import PREDICTION
 from keras_tl.datasets.schema import Schema
 
 Batch = tuple[Any, ...]
@@ -68,11 +69,68 @@ class Layout:
         used = [*_listed(self._x), *_listed(self._y), *_listed(sample_weight)]
         if mapped:
             known = {*schema.fields, *schema.tags}
-            used = [n for n in used if n in known or n.startswith("prediction.")]
+            used = [n for n in used if n in known or n.startswith(PREDICTION)]
             used += [*tensors, *labels, *(n for n in chosen or () if n not in schema.fields)]
         used = list(dict.fromkeys(used))
         self.fields = [name for name in used if name in schema.tensors]
         self.extra = [name for name in used if name not in schema.tensors]
+        self._labels = schema.labels
+
+    def check_labelled(self, columns: Mapping[str, np.ndarray]) -> None:
+        """Refuses samples without what they are trained for.
+
+        Args:
+            columns: those of `extra`, of all samples.
+
+        Raises:
+            ValueError: if one has no value for `y` or `sample_weight`.
+        """
+        for what, names in (("y", _listed(self._y)), ("sample_weight", _listed(self._weight))):
+            for name in names:
+                count = int(self.missing(name, columns[name]).sum()) if name in columns else 0
+                if count:
+                    has = f"{name}__exists=True"
+                    has = f'**{{"{name}__exists": True}}' if "." in name else has
+                    without = " `y=()` leaves labels out." if what == "y" else ""
+                    raise ValueError(
+                        f"`{what}` must be there for each sample: `where({has})` has those with "
+                        f"one.{without} Received: {count} of {len(columns[name])} samples "
+                        f"without `{name}`"
+                    )
+
+    def missing(self, name: str, column: np.ndarray) -> np.ndarray:
+        """Which rows of a label, a tag or a prediction are missing: a mask."""
+        kind = column.dtype.kind
+        if kind == "O":
+            return np.fromiter((value is None for value in column), np.bool_, len(column))
+        if kind in "mM":
+            return np.isnat(column)
+        if kind == "f":
+            found: np.ndarray = np.isnan(column).reshape(len(column), -1).any(1)
+            return found
+        return column == -1 if name in self._labels else np.zeros(len(column), np.bool_)
+
+    def named(self, batch: Batch) -> Iterator[tuple[str, Any]]:
+        """The columns of a batch with their names, in the order that `keras.tree` has."""
+        for names, part in zip((self._x, self._y, self._weight), batch, strict=False):
+            if isinstance(names, list):
+                yield from sorted(part.items())
+            else:
+                yield str(names), part
+
+    def check_arrays(self, batch: Batch) -> None:
+        """Refuses what is no array of numbers.
+
+        Raises:
+            ValueError: if a column has texts, bytes or values of several sizes.
+        """
+        for name, column in self.named(batch):
+            if getattr(column, "dtype", None) == np.dtype(object):
+                raise ValueError(
+                    f"`{name}` must be numbers in one array for a model: a `map` makes them of "
+                    "texts, files, and values whose size varies. Received: a column of "
+                    f"{type(column[0]).__name__}"
+                )
 
     def batch(self, columns: Mapping[str, Any]) -> Batch:
         """What Keras gets.

@@ -167,7 +167,14 @@ class _Layers:
                     "probability of each class, and no boxes. Received: "
                     f"label={label!r} of {classes} classes, boxes={boxes!r}"
                 )
-            data["labels"] = np.eye(classes, dtype="float32")[columns[label]]
+            known = np.asarray(columns[label])
+            if (known < 0).any():
+                raise ValueError(
+                    f"`map` by MixUp or CutMix needs the label `{label}` of each sample: "
+                    f"`where({label}__exists=True)`. Received: {int((known < 0).sum())} samples of "
+                    f"a batch of {len(known)} without"
+                )
+            data["labels"] = np.eye(classes, dtype="float32")[known]
         return data
 
     def _outputs(self, columns: Columns, data: Mapping[str, Any]) -> Columns:

@@ -122,7 +122,11 @@ class Recipe:
                 bytes_, batch = self._batch(epoch, start + first // size * step, chosen, mine)
                 batches.append(batch)
                 total += bytes_
-            yield total, batches
+                if self.mapped is not None:  # may be much larger than what was read
+                    yield total, batches
+                    batches, total = [], 0
+            if batches:
+                yield total, batches
 
     def _batch(
         self, epoch: Epoch, index: int, columns: dict[str, np.ndarray], positions: np.ndarray

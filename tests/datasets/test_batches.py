@@ -22,7 +22,7 @@ from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 from keras.src.trainers.epoch_iterator import EpochIterator
 from made import Made, Seen, numbered
 
-from keras_tl.datasets import Array, Label
+from keras_tl.datasets import Array, Label, Text
 from keras_tl.datasets.batches import Batches
 from keras_tl.datasets.order import epoch_order, shard, window_packs
 
@@ -349,6 +349,16 @@ def test_a_snapshot_is_resolved_once() -> None:
     assert seen.resolved == 1
 
 
+def test_a_view_is_resolved_again_only_if_something_happened() -> None:
+    seen = Seen(numbered(40))
+    batches = seen.batches(8)
+    for _ in range(3):
+        ids(batches)
+    assert seen.resolved == 1
+    seen.dataset.insert({"x": np.full((1, 4), 40), "y": [1]})
+    assert len(sum(ids(batches), [])) == 41 and seen.resolved == 2
+
+
 def test_an_epoch_begins_without_the_server(caplog: pytest.LogCaptureFixture) -> None:
     from pymongo.errors import ServerSelectionTimeoutError
 
@@ -357,10 +367,10 @@ def test_an_epoch_begins_without_the_server(caplog: pytest.LogCaptureFixture) ->
     batches = seen.batches(8, shuffle=True)
     ids(batches)
 
-    def away(extra: Any = ()) -> Any:
+    def away(*_: Any, **__: Any) -> Any:
         raise ServerSelectionTimeoutError("a:1: refused, Timeout")
 
-    seen.resolve = away  # type: ignore[method-assign]
+    dataset.connection.db["outbox"].find = away
     assert ids(batches) == expected(dataset, 8, 1)
     assert "the epoch has the samples of the one before" in caplog.text
 
@@ -385,9 +395,10 @@ def test_what_fails_in_a_thread_fails_in_fit(prefetch: int) -> None:
     assert same(model.get_weights(), trained(expected(dataset, 8, 1)))
 
 
-def test_no_more_is_made_ahead_than_was_asked_for() -> None:
-    dataset = Made({"x": Array((1 << 18,)), "y": Label(2)})  # a piece is a batch
-    dataset.insert({"x": np.zeros((40, 1 << 18), "float32"), "y": [0] * 40})
+@pytest.mark.parametrize("width", [1 << 18, 1])  # a piece is a batch, or all of them
+def test_no_more_is_made_ahead_than_was_asked_for(width: int) -> None:
+    dataset = Made({"x": Array((width,)), "y": Label(2)})
+    dataset.insert({"x": np.zeros((40, width), "float32"), "y": [0] * 40})
     made = []
 
     def noted(columns: dict[str, Any]) -> dict[str, Any]:
@@ -536,3 +547,114 @@ def test_adapters_of_one_dataset_do_not_meet() -> None:
     passes = [adapter.num_batches and adapter.get_numpy_iterator() for adapter in adapters]
     found = [ids(iterator) for iterator in passes]
     assert found == [expected(dataset, 8, 0), expected(dataset, 8, 1)]
+
+
+# What models cannot be trained on.
+
+
+def partly() -> Seen:
+    """Samples 3 and 7 of 10 have no label `y`, 5 has no float label and no tag."""
+    dataset = Made({"x": Array((4,)), "y": Label(3), "z": Label(dtype="float32")})
+    z = [None if n == 5 else n / 2 for n in range(10)]
+    y = [None if n in (3, 7) else n % 3 for n in range(10)]
+    dataset.insert({"x": np.ones((10, 4)), "y": y, "z": z})
+    dataset.columns["y"] = [-1 if value is None else value for value in y]
+    dataset.schema.tags.update(w="float", name="str")
+    names = np.array([None if n == 5 else "a" for n in range(10)], object)
+    return Seen(dataset, tags={"w": np.array(z, "float64"), "name": names})
+
+
+NO_Y = r"`y` must be there .*where\(y__exists=True\).*Received: 2 of 10 samples without `y`"
+
+
+def test_samples_without_labels_are_not_trained_on() -> None:
+    seen = partly()
+    model = network()
+    before = model.get_weights()
+    batches = seen.batches(4, x="x", y="y")
+    for use in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match=NO_Y):
+            use(batches, verbose=0)
+    assert same(before, model.get_weights())
+    with pytest.raises(ValueError, match=NO_Y):
+        model.fit(np.ones((4, 4)), np.ones(4), validation_data=batches, verbose=0)
+    for use in (lambda: next(iter(batches)), lambda: batches[0], lambda: batches.every(0, 1, 0)):
+        with pytest.raises(ValueError, match=NO_Y):
+            use()
+    some = Seen(seen.dataset, np.array([4, 5, 6, 8]), seen.tags)
+    for name in ("z", "w"):
+        with pytest.raises(ValueError, match=f"`sample_weight` must .* 1 of 4 .* `{name}`"):
+            network().fit(some.batches(4, x="x", y="y", sample_weight=name), verbose=0)
+        with pytest.raises(ValueError, match=f"`y` must .* 1 of 10 .* `{name}`"):
+            seen.batches(4, x="x", y=["y", name][1:])[0]
+    with pytest.raises(ValueError, match="`y` must .* 1 of 10 samples without `name`"):
+        seen.batches(4, x="x", y="name")[0]
+
+
+def test_predict_needs_no_labels() -> None:
+    batches = partly().batches(4, x="x", y="y")
+    assert network().predict(batches, verbose=0).shape == (10, 3)
+    assert network().predict(batches, verbose=0).shape == (10, 3)
+    with pytest.raises(ValueError, match=NO_Y):
+        network().evaluate(batches, verbose=0)
+
+
+def test_labels_that_come_are_seen() -> None:
+    seen = partly()
+    batches = seen.batches(4, x="x", y="y")
+    for use in (lambda: batches[0], lambda: network().fit(batches, verbose=0)):
+        with pytest.raises(ValueError, match=NO_Y):
+            use()
+    seen.dataset.columns["y"] = [1] * 10
+    network().fit(batches, verbose=0)
+    seen.dataset.columns["y"] = [-1] * 10
+    assert len(batches) == 3
+    with pytest.raises(ValueError, match="10 of 10"):
+        list(batches)
+    seen.dataset.columns["y"] = [2] * 10
+    assert batches[0][1].tolist() == [2] * 4
+
+
+def test_what_a_map_makes_of_missing_labels_is_trained_on() -> None:
+    def filled(columns: dict[str, Any]) -> dict[str, Any]:
+        return {**columns, "target": np.maximum(columns["y"], 0)}
+
+    batches = partly().batches(10, x="x", y="target", map=filled)
+    network().fit(batches, verbose=0)
+    assert batches[0][1].min() == 0
+    (x,) = partly().batches(10, y=())[0]
+    assert x.shape == (10, 4)
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_what_is_no_array_is_named_in_fit(mapped: bool) -> None:
+    dataset = Made({"x": Array((4,)), "text": Text(), "r": Array((None,)), "y": Label(3)})
+    rows = [np.ones(n + 1, "float32") for n in range(9)]
+    dataset.insert({"x": np.ones((9, 4)), "text": ["a"] * 9, "r": rows, "y": [1] * 9})
+    same_map: Any = (lambda columns: columns) if mapped else None
+    for x, kind in (("text", "str"), (["x", "r"], "ndarray")):
+        name = x if isinstance(x, str) else x[-1]
+        batches = Seen(dataset).batches(4, x=x, map=same_map)
+        message = f"`{name}` must be numbers in one array .* `map` .* a column of {kind}"
+        for use in (network().fit, network().predict):
+            with pytest.raises(ValueError, match=message):
+                use(batches, verbose=0)
+        assert len(batches[0][1]) == 4
+
+
+def test_a_view_that_is_empty_by_now_is_told() -> None:
+    seen = Seen(numbered(40))
+    batches = seen.batches(8)
+    ids(batches)
+
+    class Empty(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            seen.positions = np.empty(0, int)
+
+    with warnings.catch_warnings():
+        if TENSORFLOW:  # the failure comes behind it
+            warnings.filterwarnings("ignore", "Your input ran out of data")
+        with pytest.raises(ValueError, match="`view` must have samples .* with 0 samples"):
+            network().fit(batches, epochs=2, verbose=0, callbacks=[Empty()])
+    with pytest.raises(ValueError, match="`view` must have samples .* with 0 samples"):
+        list(batches)

@@ -171,6 +171,15 @@ def test_mixed_images_have_mixed_classes() -> None:
         Seen(dataset).batches(12, map=keras.layers.MixUp(seed=1))[0]
 
 
+@pytest.mark.filterwarnings("ignore:.*Explicitly requested dtype int64:UserWarning")
+def test_a_missing_label_is_not_mixed() -> None:
+    dataset = Made({"image": Image(4, 4, 1), "y": Label(3)}, 8)
+    dataset.insert({"image": np.zeros((4, 4, 4, 1), np.uint8), "y": [0, -1, 1, -1]})
+    for y in (None, ()):
+        with pytest.raises(ValueError, match=r"`y`.* `where\(y__exists=True\)`.* 2 (of|samples)"):
+            Seen(dataset).batches(4, y=y, map=keras.layers.MixUp(seed=1))[0]
+
+
 def test_fit_trains_on_what_a_layer_makes() -> None:
     dataset = Made({"image": Image(4, 4, 1), "y": Label(3)}, 8)
     dataset.insert({"image": np.zeros((20, 4, 4, 1), np.uint8), "y": [0] * 20})
