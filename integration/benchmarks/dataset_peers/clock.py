@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+_SETTLE = 0.02  # s between two calls
+
 Batch = tuple[np.ndarray, np.ndarray]
 
 
@@ -20,13 +22,11 @@ class Reader:
     Attributes:
         name: what the row says.
         epoch: gives the batches `(x, y)` of an epoch.
-        shuffled: whether each epoch has another order.
         passes: epochs that are timed together, so that a fast one takes long enough to be timed.
     """
 
     name: str
     epoch: Callable[[], Iterable[Any]]
-    shuffled: bool = True
     passes: int = 1
 
 
@@ -95,11 +95,15 @@ def rates(readers: list[Reader], n: int, rounds: int, least: float) -> dict[str,
 
 
 def milliseconds(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """The median milliseconds of each call, in turns; the first round does not count."""
+    """The median milliseconds of each call, in turns; the first round does not count.
+
+    What a call leaves behind, as a read ahead that nobody wants, has some time to end.
+    """
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds + 1):
         for name, call in calls.items():
             took = seconds(call)
+            time.sleep(_SETTLE)
             if number:
                 taken[name].append(1e3 * took)
     return {name: statistics.median(its) for name, its in taken.items()}

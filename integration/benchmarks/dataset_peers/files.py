@@ -20,6 +20,7 @@ TF_DATA = "tf.data, TFRecord"
 GRAIN = "grain, arrays"
 MOSAIC = "Mosaic Streaming, MDS"
 BUFFER = 10_000  # samples of tf.data's shuffle buffer
+_IN_BENCH = ("datasets", "grain", "mlflow")  # of setup.cfg; the others bring torch, or a server
 _BENCHMARKS = Path(__file__).resolve().parents[1]
 
 Make = Callable[[np.ndarray, np.ndarray, int, Path], Reader]
@@ -48,7 +49,8 @@ def why_missing(name: str) -> str | None:
         library(name)
     except ModuleNotFoundError as error:
         lacks = "" if error.name == name else f" ({error.name})"
-        return f"not installed{lacks}; pip install keras_tl[bench]"
+        where = "; pip install keras_tl[bench]" if name in _IN_BENCH else ""
+        return f"not installed{lacks}{where}"
     except Exception as error:  # what is built for another torch raises what it likes
         return f"cannot be imported here ({str(error).splitlines()[0][:60]})"
     return None
@@ -170,9 +172,10 @@ def mosaic(x: np.ndarray, y: np.ndarray, size: int, folder: Path) -> Reader:
     return Reader(MOSAIC, epoch)
 
 
+#: The module, and what makes the reader. Mosaic's brings torch, which comes before TensorFlow.
 PEERS: dict[str, tuple[str, Make]] = {
+    MOSAIC: ("streaming", mosaic),
     HUGGING_FACE: ("datasets", hugging_face),
     TF_DATA: ("tensorflow", tf_data),
     GRAIN: ("grain", grain_reader),
-    MOSAIC: ("streaming", mosaic),
 }

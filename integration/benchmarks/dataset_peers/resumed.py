@@ -73,6 +73,9 @@ def _hash(x: Any) -> Any:
 
 
 def train(mongodb: str, project: str, key: str, die: int) -> None:
+    # Keras imports both where they are installed, which takes longer than all the rest.
+    hidden = {"sklearn", "tensorflow"} - {os.environ["KERAS_BACKEND"]}
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
     import keras
     from keras import ops
 
@@ -102,7 +105,7 @@ def train(mongodb: str, project: str, key: str, die: int) -> None:
                 assert hub.models.flush(60)
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    inputs = keras.Input((), dtype="int64")
+    inputs = keras.Input((), dtype="int32")
     model = keras.Model(inputs, keras.layers.Dense(10)(Witness(name="witness")(inputs)))
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     with keras_tl.Hub(mongodb, project=project) as hub:
