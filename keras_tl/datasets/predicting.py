@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from keras_tl.datasets.collection import Dataset
 
+_BYTES = 15 << 20  # of values: a document of MongoDB ends at 16 MB
+_TOO_LARGE = (10334, 17419, 17420)  # codes of the server
+
 
 def add(
     dataset: Dataset,
@@ -39,6 +42,10 @@ def add(
     columns = {
         check_name(name, "values"): _column(name, value, keys) for name, value in values.items()
     }
+    for row, key in enumerate(keys):
+        sizes = {name: _bytes(column[row]) for name, column in columns.items()}
+        if sum(sizes.values()) > _BYTES:
+            raise _too_large(key, max(sizes, key=sizes.__getitem__))
     check_exist(dataset, keys)
     for part in parts(len(keys)):
         rows = [
@@ -87,6 +94,20 @@ def _value(name: str, value: Any, key: str | None) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
+def _bytes(value: Any) -> int:
+    """How much room a value takes in a document, at least."""
+    if isinstance(value, list):
+        return 12 * len(value)  # an element has its index with it, as text
+    return len(value.encode()) if isinstance(value, str) else 8
+
+
+def _too_large(key: str, name: str) -> ValueError:
+    return ValueError(
+        f"`{name}` of sample {key!r} must fit into {_BYTES >> 20} MB, with all else that the "
+        "version predicts of the sample. Received: more"
+    )
+
+
 def _is_number(value: Any) -> bool:
     if isinstance(value, int) and not isinstance(value, bool):
         return -(2**63) <= value < 2**63
@@ -102,6 +123,7 @@ def _write(
     session: ClientSession,
 ) -> None:
     from pymongo import UpdateOne
+    from pymongo.errors import BulkWriteError
 
     check_exist(dataset, keys, session)
     # No model and no number has a slash in it: no two predictions have the same name.
@@ -117,7 +139,15 @@ def _write(
         )
         for key, row in zip(keys, rows, strict=True)
     ]
-    dataset.predictions.bulk_write(changes, ordered=False, session=session)
+    try:
+        dataset.predictions.bulk_write(changes, ordered=False, session=session)
+    except BulkWriteError as error:
+        for failed in error.details["writeErrors"]:
+            if failed["code"] in _TOO_LARGE:  # with what was there before
+                row = rows[failed["index"]]
+                name = max(row, key=lambda name: _bytes(row[name]))
+                raise _too_large(keys[failed["index"]], name) from None
+        raise
     events = outbox.of_keys(dataset, "predicted", keys, model=model, version=version)
     outbox.tell(dataset, events, session)
     hooks.phase("dataset-editing")

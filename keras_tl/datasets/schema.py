@@ -194,7 +194,12 @@ def _tag(kind: str, name: str, value: Any, where: Callable[[], str]) -> Any:
         "bool": "True or False",
         "datetime": "an aware datetime, of a year from 1 to 9999 in UTC",
     }
-    raise ValueError(f"{where()}: tag `{name}` must be {rules[kind]}. Received: {value!r}")
+    raise ValueError(f"{where()}: tag `{name}` must be {rules[kind]}. Received: {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value[:100] if isinstance(value, str) else value)
+    return f"{text[:100]}..." if len(text) > 100 else text
 
 
 def _has_surrogate(text: str) -> bool:
