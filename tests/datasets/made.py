@@ -46,12 +46,15 @@ class Made:
         self.schema = Schema(fields)
         self.rows = rows
         self.packs = Packs()
-        self.connection = SimpleNamespace(db=None)
+        self.events: list[dict[str, Any]] = []
+        outbox = SimpleNamespace(find=lambda *_, **__: list(self.events))
+        self.connection = SimpleNamespace(db={"outbox": outbox})
         self.columns: dict[str, Any] = {name: [] for name in fields}
         self.at = np.empty(0, np.int64)
 
     def insert(self, columns: Mapping[str, Any], gap: int = 0) -> None:
         """Adds samples as packs; as many numbers as the gap are left out before them."""
+        self.tell()
         number = max(self.packs.documents, default=-1) + 1 + gap
         count = len(next(iter(columns.values())))
         for begin in range(0, count, self.rows):
@@ -66,6 +69,10 @@ class Made:
             number += 1
         for name, values in columns.items():
             self.columns[name].extend(values)
+
+    def tell(self) -> None:
+        """Something has happened: views are to be resolved again."""
+        self.events.append({"at": len(self.events)})
 
 
 class Seen:
