@@ -140,9 +140,17 @@ def test_delete(command: Command) -> None:
         return CliRunner().invoke(main, arguments, input=text, env=command.environment)
 
     refused = answer("n\n")
-    assert refused.exit_code == 1 and "with its 30 samples?" in refused.stderr
+    assert refused.exit_code == 1 and "with its 30 samples" in refused.stderr
+    assert "samples, predictions, views and snapshots?" in refused.stderr
     assert len(command.json("datasets")) == 2
-    assert answer("y\n").stdout == "Deleted faces.\n"
+    with ktl.Hub(command.mongodb, project=command.project) as hub:
+        data = {"uid": hub.datasets["faces"].uid, "snapshot": "5" * 64}
+        trained = {"_id": "m/7", "model": "m", "version": 7, "data": data}
+        hub.connection.db["versions"].insert_one(trained, bypass_document_validation=True)
+    refused = command("datasets", "delete", "faces", "--yes", code=1)
+    assert "was trained, unless `force=True`: version 7 of 'm' was" in refused.stderr
+    assert len(command.json("datasets")) == 2
+    assert command("datasets", "delete", "faces", "--yes", "--force").stdout == "Deleted faces.\n"
     assert [d["key"] for d in command.json("datasets")] == ["empty"]
     deleted = command("datasets", "delete", "empty", "--yes", "--json").stdout
     assert json.loads(deleted) == {"deleted": "empty", "samples": 0}
