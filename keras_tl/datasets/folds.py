@@ -2,30 +2,57 @@
 
 A keyed hash of a sample's key is its lot. An edited sample keeps its key and with it its place, and
 a sample that comes or goes moves no other one (or, where parts are stratified or a fixed number is
-drawn, only those beside a boundary).
+drawn, only those beside a boundary). Each step has lots of its own (`salt`): a part of a part, or
+of what was drawn, is as random as one of all samples.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 
+from keras_tl.datasets.plan import Draw, Part, Plan, canonical
 
-def lots(keys: Sequence[str], seed: int) -> np.ndarray:
-    """A number from 0 to 2**64 - 1 for each key: the first 8 bytes of its BLAKE2b under `seed`.
+
+def salt(before: Plan, step: Draw | Part) -> bytes:
+    """16 bytes that give a step lots of its own.
+
+    They are made of the kind of the step, its seed, fractions and strata, and of all steps before
+    it. The parts of one split have the same lots, and so have draws of more or fewer samples: the
+    smaller one is inside the larger one.
+
+    Args:
+        before: the steps whose samples the step takes, those behind a snapshot's included.
+        step: the step.
 
     Example:
 
-    >>> lots(["a", "b"], seed=0)
-    array([ 8321078073448551160, 15877857595605621755], dtype=uint64)
+    >>> step = Draw(10)
+    >>> salt((), step) == salt((), Draw(20)), salt((), step) == salt((step,), step)
+    (True, False)
     """
-    start = blake2b(
-        digest_size=8, key=b"keras_tl", salt=int(seed).to_bytes(16, "little", signed=True)
+    same: Draw | Part = (
+        replace(step, count=0) if isinstance(step, Draw) else replace(step, index=0, outside=False)
     )
+    text = json.dumps(canonical((*before, same)), sort_keys=True, separators=(",", ":"))
+    return blake2b(text.encode(), digest_size=16, key=b"keras_tl").digest()
+
+
+def lots(keys: Sequence[str], salt: bytes) -> np.ndarray:
+    """A number from 0 to 2**64 - 1 for each key: the first 8 bytes of its BLAKE2b under `salt`.
+
+    Example:
+
+    >>> lots(["a", "b"], salt=b"sixteen bytes...")
+    array([4100852274264328196, 2118224020358968064], dtype=uint64)
+    """
+    start = blake2b(digest_size=8, key=b"keras_tl", salt=salt)
     digests = bytearray()
     for key in keys:
         one = start.copy()
@@ -34,14 +61,14 @@ def lots(keys: Sequence[str], seed: int) -> np.ndarray:
     return np.frombuffer(digests, "<u8").astype(np.uint64)
 
 
-def drawn(keys: Sequence[str], count: int, seed: int) -> np.ndarray:
+def drawn(keys: Sequence[str], count: int, salt: bytes) -> np.ndarray:
     """Which of the samples are among the `count` with the smallest lots.
 
     Returns:
         A mask, in the order of `keys`.
     """
     mask = np.zeros(len(keys), bool)
-    mask[_ranked(keys, seed)[:count]] = True
+    mask[_ranked(keys, salt)[:count]] = True
     return mask
 
 
@@ -49,7 +76,7 @@ def part(
     keys: Sequence[str],
     fractions: Sequence[float],
     index: int,
-    seed: int,
+    salt: bytes,
     classes: Sequence[Any] | None = None,
 ) -> np.ndarray:
     """Which of the samples are in one of several disjoint parts.
@@ -58,7 +85,7 @@ def part(
         keys: the samples' keys.
         fractions: the share of each part; their sum is 1.
         index: which part.
-        seed: another seed gives other parts.
+        salt: another one gives other parts.
         classes: a value of each sample: then each part has its fraction of each value, within one.
             Default: the lot alone decides, so that the sizes are what chance makes of the
             fractions.
@@ -69,17 +96,17 @@ def part(
     Example:
 
     >>> keys, classes = list("abcdefgh"), [0, 0, 0, 0, 1, 1, 1, 1]
-    >>> [classes[i] for i in part(keys, [0.5, 0.5], 0, 0, classes).nonzero()[0]]
+    >>> [classes[i] for i in part(keys, [0.5, 0.5], 0, bytes(16), classes).nonzero()[0]]
     [0, 0, 1, 1]
     """
     if classes is None:
         bounds = _bounds(fractions)
-        found = lots(keys, seed)
+        found = lots(keys, salt)
         inside = found >= np.uint64(bounds[index])
         end = bounds[index + 1]
         return inside & (found < np.uint64(end)) if end < 2**64 else inside
     places: dict[Any, list[int]] = {}
-    for place in _ranked(keys, seed).tolist():
+    for place in _ranked(keys, salt).tolist():
         places.setdefault(_class(classes[place]), []).append(place)
     mask = np.zeros(len(keys), bool)
     given, wanted = [0] * len(fractions), [0.0] * len(fractions)
@@ -120,9 +147,9 @@ def _sizes(
     return whole
 
 
-def _ranked(keys: Sequence[str], seed: int) -> np.ndarray:
+def _ranked(keys: Sequence[str], salt: bytes) -> np.ndarray:
     """Positions by lot; the key decides between equal ones, not the place."""
-    found = lots(keys, seed)
+    found = lots(keys, salt)
     order = np.argsort(found, kind="stable")
     ranked = found[order]
     if (ranked[1:] == ranked[:-1]).any():

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_tl.datasets import live, ordering
 from keras_tl.datasets.matching import matches
-from keras_tl.datasets.plan import Joined
+from keras_tl.datasets.plan import Joined, Plan
 from keras_tl.datasets.rows import Order, Rows
 from keras_tl.storage.frozen import FrozenRows
 
@@ -25,10 +25,11 @@ class Frozen:
     Args:
         dataset: the dataset, whose predictions can be joined.
         rows: the samples, by their addresses.
+        origin: the steps that were frozen.
     """
 
-    def __init__(self, dataset: Dataset, rows: FrozenRows) -> None:
-        self.dataset, self.rows = dataset, rows
+    def __init__(self, dataset: Dataset, rows: FrozenRows, origin: Plan = ()) -> None:
+        self.dataset, self.rows, self.origin = dataset, rows, origin
 
     @property
     def schema(self) -> Schema:

@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_tl.datasets import indexes
 from keras_tl.datasets.conditions import both
-from keras_tl.datasets.plan import Joined
+from keras_tl.datasets.plan import Joined, Plan
 from keras_tl.datasets.rows import Order, Rows
 
 if TYPE_CHECKING:
@@ -66,6 +66,10 @@ class Live:
     @property
     def schema(self) -> Schema:
         return self.dataset.schema
+
+    @property
+    def origin(self) -> Plan:
+        return ()
 
     def select(self, query: dict[str, Any], sort: Order, limit: int | None) -> np.ndarray:
         """Addresses of the samples that the filter lets through: ascending, or as sorted."""

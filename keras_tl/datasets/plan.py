@@ -148,6 +148,31 @@ def to_document(plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
+def canonical(plan: Plan) -> list[dict[str, Any]]:
+    """The plan as plain data that is the same for what means the same: lists of values are sorted.
+
+    Example:
+
+    >>> one, other = (Where((("y__in", values),)) for values in [(1, 2), (2, 1)])
+    >>> canonical((one,)) == canonical((other,))
+    True
+    """
+    found = []
+    for step, entry in zip(plan, to_document(plan), strict=True):
+        if isinstance(step, Where):
+            entry["conditions"] = sorted(
+                (
+                    [name, sorted(value, key=repr) if isinstance(value, list) else value]
+                    for name, value in entry["conditions"]
+                ),
+                key=repr,
+            )
+        elif isinstance(step, Combine):
+            entry["other"] = canonical(step.other)
+        found.append(entry)
+    return found
+
+
 def from_document(document: Sequence[Mapping[str, Any]]) -> Plan:
     """The plan that `to_document` has made a document of.
 

@@ -46,6 +46,10 @@ class Store(Protocol):
     @property
     def schema(self) -> Schema: ...
 
+    @property
+    def origin(self) -> Plan:
+        """The steps that its samples come from: those that were frozen; of a dataset none."""
+
     def select(self, query: dict[str, Any], sort: Order, limit: int | None) -> np.ndarray:
         """Addresses of the samples that the filter lets through: ascending, or as sorted."""
 
@@ -110,12 +114,13 @@ def evaluate(plan: Plan, store: Store) -> Rows:
     query, sort, limit, rest = leading(plan, store.schema)
     at = store.select(query, order_by(store.schema, sort), limit)
     rows = Rows(at, query, bool(sort), exact=limit is None)
-    for step in rest:
-        rows = _apply(step, rows, store)
+    done = len(plan) - len(rest)
+    for i, step in enumerate(rest, done):
+        rows = _apply(step, rows, store, (*store.origin, *plan[:i]))
     return rows
 
 
-def _apply(step: Step, rows: Rows, store: Store) -> Rows:
+def _apply(step: Step, rows: Rows, store: Store, before: Plan) -> Rows:
     if isinstance(step, Where):
         return _where(step, rows, store)
     if isinstance(step, Sort):
@@ -125,12 +130,13 @@ def _apply(step: Step, rows: Rows, store: Store) -> Rows:
     if isinstance(step, Limit):
         return replace(rows, at=rows.at[: step.count], exact=False)
     if isinstance(step, Draw):
-        return rows.only(folds.drawn(store.keys(rows), step.count, step.seed))
+        return rows.only(folds.drawn(store.keys(rows), step.count, folds.salt(before, step)))
     if isinstance(step, Part):
         classes = None
         if step.stratify is not None:
             classes = store.values(rows, compiling.path(store.schema, step.stratify))
-        inside = folds.part(store.keys(rows), step.fractions, step.index, step.seed, classes)
+        salt = folds.salt(before, step)
+        inside = folds.part(store.keys(rows), step.fractions, step.index, salt, classes)
         return rows.only(~inside if step.outside else inside)
     other = evaluate(step.other, store)
     if step.operation == "and":

@@ -106,8 +106,9 @@ class Selecting:
     def sample(self, n: int, seed: int = 0) -> View:
         """`n` samples that chance chooses, in the view's order; all, if there are no more.
 
-        A sample's key decides together with the seed: the same call gives the same samples, also
-        after others were edited, and one that comes takes the place of one at most.
+        A sample's key decides together with the seed and the steps of this view: the same call
+        gives the same samples, also after others were edited, and one that comes takes the place of
+        one at most. Of another view, or of a part of this one, chance chooses independently.
 
         Raises:
             ValueError: if `n` is no integer from 0 up, or `seed` is no integer.
@@ -164,7 +165,8 @@ class Selecting:
 
         Args:
             k: how many folds; 2 or more.
-            seed: another seed gives other folds.
+            seed: another seed gives other folds. Chance is independent for each `k`, too, and for
+                each view by its steps, so that a fold of a fold is as random as one of all.
             stratify: a label or tag: then each fold has its share of each value, within one.
                 Default: a sample's key alone decides where it falls, and no sample that comes or
                 goes moves another one.

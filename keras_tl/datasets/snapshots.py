@@ -72,13 +72,18 @@ class Snapshot(View):
     @property
     def query(self) -> str:
         """The view that was frozen, in words."""
-        return describe(from_document(self._document["plan"]))
+        return describe(self._origin)
+
+    @cached_property
+    def _origin(self) -> Plan:
+        return from_document(self._document["plan"])
 
     @cached_property
     def store(self) -> Frozen:
         """Its rows, read once."""
         blobs = Blobs(self.dataset.connection.db)
-        return Frozen(self.dataset, FrozenRows.loads(blobs.get(self._document["blobs"][0])))
+        rows = FrozenRows.loads(blobs.get(self._document["blobs"][0]))
+        return Frozen(self.dataset, rows, self._origin)
 
     def diff(self, other: Snapshot) -> RowChanges:
         """What changed from this snapshot to another one.
@@ -176,13 +181,15 @@ def freeze(view: View, name: str) -> Snapshot:
     check_key(name, "name")
     dataset, db = view.dataset, view.dataset.connection.db
     blobs = Blobs(db)
+    # Of a snapshot's view, the steps behind the snapshot, too: chance tells them apart by that.
+    plan = (*(view.base._origin if view.base is not None else ()), *view.plan)
     while True:
         rows = view._ask(lambda store: _frozen(store, view.plan))
         root = merkle.root(rows)
         document: dict[str, Any] = {
             **{"_id": f"{dataset.uid}/{root}", "dataset": dataset.key, "uid": dataset.uid},
             **{"root": root, "names": [name], "n": len(rows.at), "created": dataset.now()},
-            **{"plan": to_document(view.plan), "packs": packs_of(rows.at, dataset.rows)},
+            **{"plan": to_document(plan), "packs": packs_of(rows.at, dataset.rows)},
             "blobs": blobs.put_many([rows.dumps(dataset.schema.tags)]),
         }
         hooks.phase("snapshot-uploaded")
