@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from keras_tl.datasets.view import View
 
 _AT_A_TIME = 256
-_WORKERS = 1024  # of a torch DataLoader, at most
 
 
 def to_numpy(view: View, cache: str | None) -> dict[str, np.ndarray]:
@@ -30,9 +28,8 @@ def to_numpy(view: View, cache: str | None) -> dict[str, np.ndarray]:
             if name not in found:
                 found[name] = np.empty((len(resolved.at), *column.shape[1:]), column.dtype)
             found[name][begin:end] = column
-    return {
-        name: found[name] if name in found else resolved.columns[name] for name in fields + extra
-    }
+    names = view.chosen if view.chosen is not None else view.dataset.schema.fields
+    return {name: (found if name in found else resolved.columns)[name] for name in names}
 
 
 def to_pandas(view: View, fields: Sequence[str]) -> Any:
@@ -53,47 +50,28 @@ def to_tf_dataset(batches: Batches) -> Any:
     tf = _imported("tensorflow", "tensorflow")
     import keras
 
-    def spec(value: Any) -> Any:
-        if value.dtype == object and not all(isinstance(item, str | bytes) for item in value):
-            raise ValueError(
-                "`map` must make values whose size varies one array: `tf.data` takes no others. "
-                f"Received: {type(value[0]).__name__}s"
-            )
-        return tf.TensorSpec((None, *value.shape[1:]), tf.as_dtype(_plain(value).dtype))
+    def plain(batch: Any) -> Any:
+        columns = [_plain(name, column) for name, column in batches.named(batch)]
+        return keras.tree.pack_sequence_as(batch, columns)
 
-    signature = keras.tree.map_structure(spec, batches[0])
+    def spec(value: np.ndarray) -> Any:
+        return tf.TensorSpec((None, *value.shape[1:]), tf.as_dtype(value.dtype))
+
     dataset = tf.data.Dataset.from_generator(
-        lambda: (keras.tree.map_structure(_plain, batch) for batch in batches),
-        output_signature=signature,
+        lambda: map(plain, batches),
+        output_signature=keras.tree.map_structure(spec, plain(batches[0])),
     )
+    if batches.view.base is None:  # it may have more batches, or fewer, in another epoch
+        return dataset
     return dataset.apply(tf.data.experimental.assert_cardinality(len(batches)))
 
 
 def to_torch(batches: Batches) -> Any:
     """See `Reading.to_torch`."""
-    torch = _imported("torch", "torch")
-    import keras
+    _imported("torch", "torch")
+    from keras_tl.datasets.torched import Rows
 
-    def tensor(value: Any) -> Any:
-        return value if value.dtype == object else torch.from_numpy(value)
-
-    # A loader's workers are forked anew for each epoch, so they count in memory that is shared.
-    epochs = np.frombuffer(mmap.mmap(-1, 8 * _WORKERS), np.int64)
-
-    class Rows(torch.utils.data.IterableDataset):  # type: ignore[misc, name-defined]
-        def __len__(self) -> int:
-            return len(batches)
-
-        def __iter__(self) -> Iterator[Any]:
-            worker = torch.utils.data.get_worker_info()
-            mine = iter(batches)
-            if worker is not None:
-                mine = batches.every(worker.id, worker.num_workers, int(epochs[worker.id]))
-                epochs[worker.id] += 1
-            for batch in mine:
-                yield keras.tree.map_structure(tensor, batch)
-
-    return Rows()
+    return Rows(batches)
 
 
 def to_grain(view: View, cache: str | None) -> Any:
@@ -143,9 +121,24 @@ def _series(column: np.ndarray) -> Any:
     return column if column.ndim == 1 else list(column)
 
 
-def _plain(value: np.ndarray) -> np.ndarray:
-    """Text and bytes as TensorFlow takes them."""
-    return np.array(value.tolist(), "S") if value.dtype == object else value
+def _plain(name: str, column: np.ndarray) -> np.ndarray:
+    """Text and bytes as TensorFlow takes them: objects, as NumPy's own cut zeros off."""
+    if column.dtype != object:
+        return column
+    for value in column:
+        if value is None:
+            raise ValueError(
+                f"`{name}` must be there for each sample: `tf.data` has no missing text; "
+                f"`where({name}__exists=True)`. Received: None"
+            )
+        if not isinstance(value, str | bytes):
+            raise ValueError(
+                f"`map` must make `{name}`, whose size varies, one array: `tf.data` takes no "
+                f"others. Received: {type(value).__name__}s"
+            )
+    found = np.empty(len(column), object)
+    found[:] = [value.encode() if isinstance(value, str) else value for value in column]
+    return found
 
 
 def _imported(name: str, extra: str) -> ModuleType:
