@@ -376,6 +376,15 @@ def files(tmp_path: Path) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_table_with_labels_of_true_and_false(
+    hub: ktl.Hub, files: dict[str, Path], kind: str
+) -> None:
+    load = getattr(hub.datasets, f"from_{kind}")
+    found = load("table", files[kind], x=["weight"], y="seen", key_column="name")
+    assert [found[key].labels for key in "abc"] == [{"y": 1}, {"y": 0}, {"y": 1}]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_table(hub: ktl.Hub, files: dict[str, Path], kind: str) -> None:
     def load() -> Dataset:
         return getattr(hub.datasets, f"from_{kind}")(
