@@ -98,10 +98,8 @@ class Batches(keras.utils.PyDataset):
         self._prefetch = _whole(prefetch, "prefetch", 0)
         schema = view.dataset.schema
         self._layout = Layout(schema, view.chosen, x, y, sample_weight, map is not None)
-        mapped = Mapped(map, schema) if map is not None else None
-        source = Source(view.dataset, self._layout.fields, cache)
-        self._recipe = Recipe(source, self._layout, mapped)
-        self._lock = ForkLock()
+        self._cache, self._map = cache, map
+        self._prepare()
         self._followed = Followed(view, self._layout.extra)
         self._resolved = self._followed.resolved
         self._labelled: Resolved | None = None  # all of whose samples have labels
@@ -109,12 +107,19 @@ class Batches(keras.utils.PyDataset):
         self._begun = self._complete = False
         self._fresh = True  # resolved, and no pass begun since
         self._builds = False
-        self._failure: Exception | None = None
-        self._walk: Pass | None = None  # for who asks by index
         self._asked = (-1, 0)  # the last index, and how many came in a row
         self._unwanted = 0  # batches of the next pass
         self._epoch = self._made(0)
         self._check_samples(self._epoch)
+
+    def _prepare(self) -> None:
+        dataset = self.view.dataset
+        mapped = Mapped(self._map, dataset.schema) if self._map is not None else None
+        source = Source(dataset, self._layout.fields, self._cache)
+        self._recipe = Recipe(source, self._layout, mapped)
+        self._lock = ForkLock()
+        self._failure: Exception | None = None
+        self._walk: Pass | None = None  # for who asks by index
 
     def __repr__(self) -> str:
         return f"Batches({self.view!r}, {self._order})"
@@ -210,6 +215,19 @@ class Batches(keras.utils.PyDataset):
         """
         self._check_labels(self._resolved)
         return Pass(self._recipe, self._made(number), self._prefetch, index, count)
+
+    def named(self, batch: Batch) -> Iterator[tuple[str, Any]]:
+        """The columns of a batch with their names, in the order that `keras.tree` has."""
+        return self._layout.named(batch)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a process that is spawned; what was read, and threads, stay here."""
+        own = ("_recipe", "_lock", "_walk", "_failure")
+        return {name: value for name, value in vars(self).items() if name not in own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._prepare()
 
     # For callbacks.
 

@@ -87,13 +87,16 @@ class Reading:
     def to_tf_dataset(self: View, size: int, **options: Any) -> Any:  # type: ignore[misc]
         """A `tf.data.Dataset` of batches; each iteration is an epoch.
 
+        Text is UTF-8. How many batches there are is known of a snapshot only: another view may
+        have grown by the next epoch.
+
         Args:
             size: samples of a batch.
             **options: as for `batches`.
 
         Raises:
             ImportError: without TensorFlow.
-            ValueError: if sizes vary and no `map` makes them one.
+            ValueError: if sizes vary and no `map` makes them one, or a text is missing.
         """
         from keras_tl.datasets.exports import to_tf_dataset
 
@@ -103,7 +106,9 @@ class Reading:
         """A `torch.utils.data.IterableDataset` of batches of tensors; each iteration is an epoch.
 
         For `DataLoader(dataset, batch_size=None, num_workers=n)`: with workers each makes its part
-        of the batches, and they come in the same order as without.
+        of the batches, and they come in the same order as without. Its workers have the samples
+        that the view has when this is called. Those that are spawned, not forked
+        (`multiprocessing_context`), get a copy, so a `map` must be one that can be pickled.
 
         Args:
             size: samples of a batch.

@@ -7,6 +7,7 @@ import re
 import threading
 import weakref
 from collections.abc import Mapping
+from multiprocessing.context import assert_spawning
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -104,6 +105,14 @@ class Connection:
         self._pid = 0
         _live.add(self)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For a process that is being spawned, and nowhere else: the URI has the password."""
+        assert_spawning(self)
+        return _again, (self._uri, self._kafka, self.project, self._mongo_options)
+
+    def __deepcopy__(self, memo: Any) -> Connection:
+        return self
+
     def __repr__(self) -> str:
         servers = self._kafka.get("bootstrap_servers") if self._kafka else None
         return f"Connection(mongodb={self.address!r}, kafka={servers!r}, project={self.project!r})"
@@ -195,6 +204,10 @@ class Connection:
 
 
 # A thread of the parent may hold a lock at the time of a fork, and is not there to release it.
+def _again(mongodb: Any, kafka: Any, project: str, options: Mapping[str, Any]) -> Connection:
+    return Connection(mongodb, kafka, project, **options)
+
+
 _live: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 
