@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pymongo.errors import OperationFailure
+from pymongo.errors import AutoReconnect, OperationFailure
 
 from keras_tl import Hub
 from keras_tl import datasets as d
@@ -133,15 +133,19 @@ def test_others_datasets_are_not_told(hub: Hub, ds: d.Dataset, way: str) -> None
     assert watched.tells() == []
 
 
-def test_history_that_is_lost_is_looked_up(ds: d.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [OperationFailure("history lost", 286), AutoReconnect("away")])
+def test_what_happens_while_a_stream_is_away_is_told(
+    ds: d.Dataset, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """From the history of the server, or, where that is lost, by looking at all samples."""
     watched = Watched(ds.where(split="train"))
     insert(ds, ["k21"])
-    lost = iter([True])
+    failed = iter([True])
     real = watching.News._next
 
     def fail(news: watching.News, timeout: float) -> Any:
-        if next(lost, False):
-            raise OperationFailure("history lost", 286)
+        if next(failed, False):
+            raise error
         return real(news, timeout)
 
     monkeypatch.setattr(watching.News, "_next", fail)
