@@ -41,6 +41,7 @@ class Schema:
 
     Example:
 
+    >>> from keras_tl.datasets import Array
     >>> schema = Schema({"x": Array((8,)), "y": Label(2)}, {"split": str})
     >>> schema.tags, schema.rows
     ({'split': 'str'}, 256)
