@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from keras_tl import Hub
 from keras_tl import datasets as d
 from keras_tl.datasets.folds import drawn, part, salt
+from keras_tl.datasets.live import Live
 from keras_tl.datasets.plan import Draw, Part
 from keras_tl.datasets.view import View
 
@@ -337,6 +338,8 @@ def test_views_of_other_samples_are_not_combined(hub: Hub, ds: d.Dataset) -> Non
         (lambda ds: ds.limit(-1), "`n` must be an integer from 0 up"),
         (lambda ds: ds.limit(True), "`n` must be"),
         (lambda ds: ds.sample(1.5), "`n` must be"),
+        (lambda ds: ds.limit(2**70), "`n` must be"),
+        (lambda ds: ds.watch(timeout="1"), "`timeout` must be"),
         (lambda ds: ds.sample(1, seed="x"), "`seed` must be"),
         (lambda ds: ds.fields(), "one name or more"),
         (lambda ds: ds.fields("x", "x"), "none twice"),
@@ -492,6 +495,31 @@ def test_tags_that_others_declared_are_known(hub: Hub) -> None:
     assert ds.where(loss__gt=1).keys() == ["a"] and ds.sort("loss").count == 1
 
 
+def test_all_that_a_view_asks_is_of_one_moment(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples come between two of its questions, and between its rows and their labels."""
+    ds = hub.datasets.create("between", x=d.Array((1,)), y=d.Label(), tags={"half": int})
+
+    def insert() -> None:
+        ds.insert_many({"x": np.zeros((8, 1)), "y": np.arange(8)}, tags={"half": [0, 1] * 4})
+
+    insert()
+    select, more = Live.select, iter([True, True])
+
+    def meddle(store: Live, *about: Any) -> Any:
+        found = select(store, *about)
+        if next(more, False):
+            insert()
+            ds.update(ds.where(half=1), y=0)
+        return found
+
+    monkeypatch.setattr(Live, "select", meddle)
+    view = ds.where(half=0).limit(10**6) | ds.where(half=1).limit(10**6)
+    resolved = view.resolve(extra=["half"])
+    assert resolved.columns["half"].tolist() == [0, 1] * 4
+    assert resolved.columns["y"].tolist() == list(range(8))
+    assert ds.count == 24 and view.count == 24
+
+
 def test_a_view_is_of_one_moment(hub: Hub) -> None:
     """Packs of a hundred are inserted meanwhile: whole blocks are seen, and what was there is."""
     import threading
@@ -523,3 +551,63 @@ def test_a_view_is_of_one_moment(hub: Hub) -> None:
         assert len(whole.at) % 100 == 0 and len(whole.at) >= counts[-1]
     writer.join()
     assert counts == sorted(counts) and ds.count == 1600
+
+
+def test_a_dataset_that_is_deleted_is_not_read_as_empty(hub: Hub) -> None:
+    ds = hub.datasets.create("gone", x=d.Array((1,)), y=d.Label(), tags={"q": int})
+    ds.insert_many({"x": np.zeros((9, 1)), "y": [0] * 9}, keys=list("abcdefghi"), tags={"q": 1})
+    snapshot, held = ds.freeze("v1"), ds.where(q=1).freeze("v2")
+    listed = [iter(ds), iter(snapshot)]
+    for samples in listed:
+        next(samples)
+    hub.datasets.delete("gone")
+    view = ds.where(q=1)
+    reads: list[Callable[[], Any]] = [
+        lambda: ds.count,
+        lambda: view.count,
+        view.keys,
+        view.first,
+        view.resolve,
+        view.explain,
+        lambda: ds["a"],
+        lambda: "a" in view,
+        lambda: list(view),
+        lambda: ds.indexes,
+        lambda: ds.create_index("q"),
+        lambda: ds.drop_index("q"),
+        lambda: view.save("v"),
+        lambda: view.freeze("v"),
+        lambda: ds.snapshots["v1"],
+        lambda: ds.views["v"],
+        lambda: held.keys(),
+        lambda: [sample["x"] for sample in listed[1]],
+        lambda: list(view.watch(timeout=60)),
+    ]
+    for read in reads:
+        with pytest.raises(KeyError, match="which was deleted"):
+            read()
+    left = hub.connection.db.list_collection_names(filter={"name": {"$regex": r"\.gone-"}})
+    assert left == [] and not hub.connection.db["views"].count_documents({"uid": ds.uid})
+
+
+def test_a_deletion_between_two_reads_is_told(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads of one moment do not hold against it: half of what is asked for is there."""
+    ds = hub.datasets.create("going", x=d.Array((1,)), y=d.Label(), tags={"q": int})
+    ds.insert_many({"x": np.zeros((9, 1)), "y": [0] * 9}, keys=list("abcdefghi"), tags={"q": 1})
+    view, real = ds.where(q=1), Live.labels
+
+    def labels(store: Live, *about: Any) -> Any:
+        hub.datasets.delete("going")
+        return real(store, *about)
+
+    monkeypatch.setattr(Live, "labels", labels)
+    with pytest.raises(KeyError, match="which was deleted"):
+        view.resolve()
+
+
+def test_a_float_label_is_found_by_the_value_that_was_given(hub: Hub) -> None:
+    ds = hub.datasets.create("floats", x=d.Array((1,)), y=d.Label(dtype="float32"))
+    ds.insert_many({"x": np.zeros((2, 1)), "y": [0.1, 0.7]}, keys=["a", "b"])
+    for source in (ds, ds.freeze("v1")):
+        assert source.where(y=0.1).keys() == source.where(y__lte=0.1).keys() == ["a"]
+        assert source.where(y__in=[0.7]).keys() == source.where(y__gt=0.1).keys() == ["b"]

@@ -5,19 +5,29 @@ from keras_tl.datasets.collection import Dataset
 from keras_tl.datasets.fields import Array, Boxes, Bytes, Field, Mask, Text
 from keras_tl.datasets.labels import Label
 from keras_tl.datasets.media import Audio, Image
+from keras_tl.datasets.resolved import Resolved
+from keras_tl.datasets.sample import Sample
 from keras_tl.datasets.schema import Schema
+from keras_tl.datasets.snapshots import Snapshot
+from keras_tl.datasets.view import View
+from keras_tl.datasets.watching import Change
 
 __all__ = [
     "Array",
     "Audio",
     "Boxes",
     "Bytes",
+    "Change",
     "Dataset",
     "Datasets",
     "Field",
     "Image",
     "Label",
     "Mask",
+    "Resolved",
+    "Sample",
     "Schema",
+    "Snapshot",
     "Text",
+    "View",
 ]
