@@ -79,7 +79,9 @@ class Albumented:
         if boxes is not None:
             # Without a box the columns behind the four numbers are lost.
             arrays = [np.asarray(value, np.float32) for value in done["bboxes"]]
-            arrays = [value if value.size else np.empty((0, BOXES + 1)) for value in arrays]
+            arrays = [
+                value if value.size else np.empty((0, BOXES + 1), np.float32) for value in arrays
+            ]
             left = [value[:, :BOXES] for value in arrays]
             numbers = [value[:, BOXES].astype(np.int64) for value in arrays]
             results |= follow(roles.schema, columns, boxes, left, numbers)

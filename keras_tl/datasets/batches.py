@@ -226,7 +226,7 @@ class Batches(keras.utils.PyDataset):
         return {name: value for name, value in vars(self).items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        self.__dict__.update(state)
         self._prepare()
 
     # For callbacks.
