@@ -132,6 +132,7 @@ def test_there_are_eight_and_the_least_used_gives_way(hub: Hub) -> None:
     assert names(ds) == {"split": False, **{f"t{i}": True for i in range(8)}}
     usage = {f"usage.t{i}": ds.now() - timedelta(hours=9 if i == 5 else i) for i in range(8)}
     hub.connection.db["datasets"].update_one({"_id": "ds"}, {"$set": usage})
+    indexes._of(ds).used.clear()  # as if another process had used them
     ds.where(t9=0).count  # noqa: B018
     indexes.wait(ds)
     assert names(ds) == {
@@ -181,7 +182,7 @@ def test_one_that_is_listed_and_not_there_is_made(hub: Hub) -> None:
 def test_two_processes_make_their_own(hub: Hub) -> None:
     """Both add to one list at once, as two processes do: none of the indexes is lost."""
     ds = filled(hub)
-    shapes = [indexes.shape_of({f"tags.t{i}": {"$eq": 0}}, []) for i in range(8)]
+    shapes = [indexes.Shape((f"tags.t{i}",), None) for i in range(8)]
     threads = [threading.Thread(target=indexes._make, args=(ds, shape)) for shape in shapes]
     for thread in threads:
         thread.start()
@@ -237,3 +238,59 @@ def test_views_are_read_while_indexes_are_made_and_dropped(hub: Hub) -> None:
         assert (ds.where(t0=0) - ds.where(split="test")).count == 300
         rounds += 1
     thread.join()
+
+
+def test_one_that_was_used_a_moment_ago_stays(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its use is written down once a minute; and those that gave way are made again."""
+    monkeypatch.setattr(indexes, "_AGAIN", 0.0)
+    ds = filled(hub)
+    asked = [ds.where(**{f"t{i}": 0}) for i in range(10)] + [ds.where(q=1)]
+    for view in asked:
+        for one in (view, asked[0]):
+            one.count  # noqa: B018
+            indexes.wait(ds)
+    assert names(ds) == dict.fromkeys(["t0", *(f"t{i}" for i in range(4, 10)), "q"], True)
+    asked[1].count  # noqa: B018
+    indexes.wait(ds)
+    assert "t1" in names(ds) and not asked[1].explain()["scan"]
+
+
+def test_each_part_of_a_union_gets_its_own(hub: Hub, caplog: Any) -> None:
+    ds = filled(hub, 10_500)
+    view = ds.where(q=1) | ds.where(split="train", y__gt=7)
+    with caplog.at_level(logging.WARNING, "keras_tl"):
+        count = view.count
+    indexes.wait(ds)
+    assert "conditions on q, split, y. Indexes are being made" in caplog.text
+    assert names(ds) == {"q": True, "split+y": True}
+    assert not view.explain()["scan"] and view.count == count == len(view.keys())
+
+
+def test_names_of_indexes_do_not_collide(hub: Hub) -> None:
+    tags = {"a": int, "b": int, "a+b": int, "a%2Bb": int}
+    ds = hub.datasets.create("names", x=d.Array((1,)), tags=tags)
+    ds.create_index("a+b")
+    ds.create_index("a", "b")
+    ds.create_index("a%2Bb")
+    assert [index["fields"] for index in ds.indexes if index["ready"]] == [
+        ["a%2Bb"],
+        ["a+b"],
+        ["a", "b"],
+    ]
+    ds.drop_index("a+b")
+    assert {tuple(index["fields"]) for index in ds.indexes} == {("a%2Bb",), ("a", "b")}
+    assert ds.where(a=1, b=1).explain()["index"] == "a+b"
+
+
+def test_it_is_told_what_is_read(hub: Hub) -> None:
+    ds = filled(hub, 1500, index=False)
+    heads = ds.heads.count_documents({})
+    found = ds.explain()
+    assert (found["scan"], found["docs"], found["index"]) == (False, heads, None)
+    found = ds.sample(100).where(q=1).explain()  # all keys, and what has this tag
+    assert found["scan"] and found["docs"] == heads + 3000
+    assert ds.where(q=1).limit(0).explain()["docs"] == 0
+    ds.add_predictions(ds.limit(7).keys(), model="m", version=1, p=0.5)
+    view = ds.where(key__in=["k1", "k2"]).join_predictions(model="m", version=1)
+    found = view.where(**{"prediction.p__gt": 0.1}).explain()
+    assert found["scan"] and found["docs"] >= 7

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import keras
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from keras_tl import Hub
 from keras_tl import datasets as d
 from keras_tl.callbacks import MongoCheckpoint
+from keras_tl.datasets.held import Held
 from keras_tl.datasets.snapshots import Snapshot
 from keras_tl.storage import hooks
 
@@ -170,6 +171,82 @@ def test_names_are_of_one_snapshot(hub: Hub) -> None:
     assert hub.connection.db["snapshots"].count_documents({}) == 0
 
 
+def test_an_id_is_never_a_name(hub: Hub) -> None:
+    """A name that is the id of another snapshot would take its place in views and lineage."""
+    ds = filled(hub)
+    first = ds.where(split="train").freeze("v1")
+    with pytest.raises(ValueError, match="`name` must be other than 64 hex digits"):
+        ds.where(split="test").freeze(first.id)
+    first.where(y=1).save("ones")
+    assert ds.snapshots[first.id].id == ds.views["ones"].base.id == first.id
+    assert ds.snapshots["v1"].id == first.id
+    with pytest.raises(ValueError, match="`other` must be a snapshot"):
+        first.diff(ds)  # type: ignore[arg-type]
+
+
+def test_a_part_of_a_frozen_part_is_as_random(hub: Hub) -> None:
+    ds = hub.datasets.create("many", x=d.Array((1,), "uint8"))
+    ds.insert_many({"x": np.zeros((2000, 1), "uint8")}, keys=[f"k{i}" for i in range(2000)])
+    shares = {"train": 0.8, "val": 0.2}
+    train = ds.split(shares)["train"]
+    parts = train.freeze("train").split(shares)
+    assert abs(parts["val"].count - 0.2 * train.count) < 80  # five standard deviations
+    # Frozen or not, and again frozen, they are the same; also after samples have come.
+    assert parts["val"].keys() == train.split(shares)["val"].keys()
+    again = parts["train"].freeze("again")
+    before = set(again.split(shares)["val"].keys())
+    assert before == set(parts["train"].split(shares)["val"].keys())
+    assert again.query.count("part 0 of [0.8, 0.2]") == 2
+    ds.insert_many({"x": np.zeros((500, 1), "uint8")}, keys=[f"n{i}" for i in range(500)])
+    later = ds.split(shares)["train"].freeze("later").split(shares)["train"].freeze("most")
+    now = set(later.split(shares)["val"].keys())
+    assert {key for key in now if key.startswith("k")} == before
+    parts["val"].save("val")
+    assert ds.views["val"].keys() == parts["val"].keys()
+
+
+def test_a_snapshot_that_goes_leaves_a_grace(hub: Hub) -> None:
+    """Whoever reads it as it is deleted is as safe as somebody who reads a sample that is."""
+    ds = filled(hub, step=8)
+    snapshot = ds.freeze("v1")
+    ds.delete(ds.where(y__exists=True))
+    old = timedelta(hours=3)
+    for head in ds.heads.find():
+        times = {name: head[name] - old for name in ("died", "added") if name in head}
+        ds.heads.update_one({"_id": head["_id"]}, {"$set": times})
+    ds.snapshots.delete("v1")
+    assert ds.gc()["packs"] == 0
+    assert content(snapshot)
+    dead = ds.heads.count_documents({"live": 0})
+    assert ds.gc(grace=0)["packs"] == dead
+
+
+def test_a_pack_that_is_spared_meanwhile_is_not_collected(hub: Hub, monkeypatch: Any) -> None:
+    """The snapshot goes between the look of `gc` at dead packs and its transaction."""
+    ds = filled(hub)
+    snapshot = ds.freeze("v1")
+    ds.delete(ds)
+    ds.heads.update_many({}, [{"$set": {"died": {"$subtract": ["$died", 3 * 3600_000]}}}])
+    real = Held.among
+
+    def among(held: Held, packs: list[int], session: Any = None) -> set[int]:
+        if session is None:
+            ds.snapshots.delete("v1")
+        return real(held, packs, session)
+
+    monkeypatch.setattr(Held, "among", among)
+    assert ds.gc()["packs"] == 0 and content(snapshot)
+
+
+def test_a_plan_that_no_document_holds_is_refused(hub: Hub) -> None:
+    ds = filled(hub)
+    view = ds.where(key__in=[f"{i}".zfill(1000) for i in range(9_000)])
+    for keep in (view.freeze, view.save):
+        with pytest.raises(ValueError, match="`view` must be one whose steps"):
+            keep("long")
+    assert list(ds.snapshots) == list(ds.views) == []
+
+
 def test_a_freeze_that_is_killed_leaves_nothing(hub: Hub, monkeypatch: Any) -> None:
     ds = filled(hub)
 
@@ -260,7 +337,8 @@ def test_versions_tell_what_they_were_trained_on(hub: Hub, model: keras.Model) -
     (change,) = versions.diff(v1, v2).data
     assert change.rows.added == [] and change.rows.removed == ["k03"]
     assert change.rows.changed == ["k02"] and change.rows.relabelled == ["k01", "k02"]
-    assert "1 removed, 1 changed, 2 relabelled" in str(versions.diff(v1, v2))
+    told = "between the whole snapshots, and not the parts: 1 removed, 1 changed, 2 relabelled"
+    assert told in str(versions.diff(v1, v2))
     assert versions.diff(v2, v3).to_dict()["data"][0]["rows"] is None
     assert versions.diff(v1, v1).data == []
 
@@ -277,6 +355,18 @@ def test_versions_tell_what_they_were_trained_on(hub: Hub, model: keras.Model) -
         hub.datasets.saw("nothing", "k01")
     with pytest.raises(ValueError, match="that no version was trained on: version 1 of 'm'"):
         ds.snapshots.delete("old")
+
+
+def test_what_is_told_of_data_is_what_was_compared(hub: Hub, model: keras.Model) -> None:
+    ds = filled(hub)
+    old = ds.freeze("old")
+    (first, _), (second, _) = old.folds(2)
+    ds.update("k01", y=3)
+    for view in (old, ds.freeze("new"), first, second):
+        train(hub, model, Batches(view))
+    versions = hub.models["m"]
+    assert str(versions.diff(1, 2).data[0]).endswith(": 1 relabelled")
+    assert str(versions.diff(3, 4).data[0]).endswith(": other parts of one snapshot")
 
 
 def test_fit_on_batches_of_a_snapshot_is_recorded(hub: Hub) -> None:

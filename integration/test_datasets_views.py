@@ -592,12 +592,12 @@ def test_a_dataset_that_is_deleted_is_not_read_as_empty(hub: Hub) -> None:
 
 def test_a_deletion_between_two_reads_is_told(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reads of one moment do not hold against it: half of what is asked for is there."""
-    ds = hub.datasets.create("going", x=d.Array((1,)), y=d.Label(), tags={"q": int})
+    ds = hub.datasets.create("vanishing", x=d.Array((1,)), y=d.Label(), tags={"q": int})
     ds.insert_many({"x": np.zeros((9, 1)), "y": [0] * 9}, keys=list("abcdefghi"), tags={"q": 1})
     view, real = ds.where(q=1), Live.labels
 
     def labels(store: Live, *about: Any) -> Any:
-        hub.datasets.delete("going")
+        hub.datasets.delete("vanishing")
         return real(store, *about)
 
     monkeypatch.setattr(Live, "labels", labels)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from keras_tl.datasets.held import Held
 from keras_tl.storage import hooks
 
 if TYPE_CHECKING:
@@ -26,13 +28,14 @@ def collect(dataset: Dataset, grace: float, dry_run: bool = False) -> dict[str, 
     for numbers in _batches(_orphans(dataset, horizon)):
         if dry_run or _remove_orphans(dataset, numbers):
             done["orphans"] += len(numbers)
-    old = dataset.heads.find({"died": {"$lt": horizon}, "live": 0}, {"bytes": 1})
-    sizes = {head["_id"]: head["bytes"] for head in old}
+    dead = {"died": {"$lt": horizon}, "live": 0}
+    sizes = {head["_id"]: head["bytes"] for head in dataset.heads.find(dead, {"bytes": 1})}
+    held = Held(dataset)
     for numbers in _batches(list(sizes)):
-        free = sorted(set(numbers) - _frozen(dataset, numbers))
+        free = sorted(set(numbers) - held.among(numbers))
         if free and not dry_run:
             with dataset.connection.client.start_session() as session:
-                free = session.with_transaction(lambda s: _remove(dataset, free, s))  # noqa: B023
+                free = session.with_transaction(lambda s: _remove(dataset, free, dead, held, s))  # noqa: B023
         done["packs"] += len(free)
         done["bytes"] += sum(sizes[number] for number in free)
     return done
@@ -73,16 +76,18 @@ def _remove_orphans(dataset: Dataset, numbers: list[int]) -> bool:
     return True
 
 
-def _frozen(dataset: Dataset, numbers: list[int], session: ClientSession | None = None) -> set[int]:
-    """Those of the packs that snapshots hold rows of."""
-    query = {"uid": dataset.uid, "packs.n": {"$in": numbers}}
-    found = dataset.connection.db["snapshots"].find(query, {"packs.n": 1}, session=session)
-    return {pack["n"] for snapshot in found for pack in snapshot["packs"]}
-
-
-def _remove(dataset: Dataset, numbers: list[int], session: ClientSession) -> list[int]:
-    # Dead rows stay dead, but a snapshot that began before they died may have come meanwhile.
-    numbers = sorted(set(numbers) - _frozen(dataset, numbers, session))
+def _remove(
+    dataset: Dataset,
+    numbers: list[int],
+    dead: Mapping[str, Any],
+    held: Held,
+    session: ClientSession,
+) -> list[int]:
+    # Dead rows stay dead, but a snapshot that began before they died may have come meanwhile, or
+    # one that had them may have gone, with which their grace begins anew.
+    query = {"_id": {"$in": numbers}, **dead}
+    numbers = sorted(d["_id"] for d in dataset.heads.find(query, {"_id": 1}, session=session))
+    numbers = sorted(set(numbers) - held.among(numbers, session))
     dataset.hold(session)
     dataset.heads.delete_many({"_id": {"$in": numbers}}, session=session)
     dataset.packs.delete_many({"_id": {"$in": numbers}}, session=session)

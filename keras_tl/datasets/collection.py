@@ -270,7 +270,7 @@ class Dataset(Editing):
         if not datasets.update_one(query, held, session=session).matched_count:
             raise self._deleted()
 
-    def check_exists(self, session: ClientSession) -> None:
+    def check_exists(self, session: ClientSession | None = None) -> None:
         """Raises a `KeyError` if the dataset was deleted."""
         query = {"_id": self.key, "uid": self.uid}
         if self.connection.db["datasets"].find_one(query, {"_id": 1}, session=session) is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -153,9 +154,20 @@ def _typed(schema: Schema, name: str, condition: str, value: Any) -> Any:
         raise ValueError(
             f"`{condition}` must be {_kind(declared)}, as `{name}` is. Received: {value!r}"
         )
+    if declared is float and name in schema.labels:
+        return _rounded(schema.labels[name].dtype, value)
     if isinstance(value, datetime):  # what a document can hold of it
         return value.replace(microsecond=value.microsecond // 1000 * 1000)
     return value
+
+
+def _rounded(dtype: np.dtype[Any] | None, value: Any) -> Any:
+    """The number that a column of labels has for this one, if it has one."""
+    if dtype is None or dtype.kind != "f":
+        return value
+    with np.errstate(over="ignore"):
+        found = float(np.asarray(value, dtype))
+    return value if math.isinf(found) else found
 
 
 def tag_type(schema: Schema, name: str) -> type:

@@ -36,6 +36,10 @@ def explain(
         find |= {"sort": dict(sort), "allowDiskUse": True}
     if limit:
         find["limit"] = limit
+    return _summary(dataset, find, verbosity)
+
+
+def _summary(dataset: Dataset, find: dict[str, Any], verbosity: str) -> dict[str, Any]:
     found = dataset.connection.db.command({"explain": find, "verbosity": verbosity})
     stages = list(_stages(found["queryPlanner"]["winningPlan"]))
     stats = found.get("executionStats", {})
@@ -48,6 +52,24 @@ def explain(
         "docs": stats.get("totalDocsExamined", 0),
         "keys": stats.get("totalKeysExamined", 0),
     }
+
+
+def looked_at(
+    dataset: Dataset, collection: Any, query: Mapping[str, Any], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What `explain` says, of a `find` in a collection of a dataset with these options.
+
+    All heads are read where all samples are asked for: that is no scan of samples.
+    """
+    find = {"find": collection.name, "filter": query}
+    if options.get("projection"):
+        find["projection"] = options["projection"]
+    if options.get("sort"):
+        find |= {"sort": dict(options["sort"]), "allowDiskUse": True}
+    if options.get("limit"):
+        find["limit"] = options["limit"]
+    found = _summary(dataset, find, "executionStats")
+    return found | {"scan": found["scan"] and collection.name != dataset.heads.name}
 
 
 def _stages(plan: Any) -> Iterator[Mapping[str, Any]]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 from keras_tl.datasets.conditions import path
 from keras_tl.datasets.explaining import PREFIX, explain
 from keras_tl.datasets.rows import Order
-from keras_tl.datasets.shapes import Shape, bare, outline, shape_of, words
+from keras_tl.datasets.shapes import Shape, bare, joined, outline, shapes_of, words
 
 if TYPE_CHECKING:
     from keras_tl.datasets.collection import Dataset
@@ -43,7 +43,9 @@ class _Known:
         self.asked: dict[Any, float] = {}
         #: The index for queries of a shape.
         self.serving: dict[Shape, str] = {}
-        #: When the use of an index was written down last.
+        #: When an index was used last.
+        self.used: dict[str, float] = {}
+        #: When that was written down last.
         self.noted: dict[str, float] = {}
         self.threads: list[threading.Thread] = []
 
@@ -67,28 +69,31 @@ def visit(dataset: Dataset, query: Mapping[str, Any], sort: Order) -> None:
     It costs the first query of a shape in this process a few milliseconds, and others nothing.
     """
     known = _of(dataset)
-    shape = shape_of(query, sort)
-    name = known.serving.get(shape) if shape is not None else None
-    if name is not None:
-        if time.monotonic() - known.noted.get(name, -_NOTED) >= _NOTED:
-            known.noted[name] = time.monotonic()
-            _start(known, _note, dataset, name)
-        return
-    asked = (shape, outline(query), tuple(sort))
+    shapes = shapes_of(query, sort)[: MOST + 1]
+    names = [known.serving[shape] for shape in shapes if shape in known.serving]
     now = time.monotonic()
+    for name in names:
+        known.used[name] = now
+        if now - known.noted.get(name, -_NOTED) >= _NOTED:
+            known.noted[name] = now
+            _start(known, _note, dataset, name)
+    if shapes and len(names) == len(shapes):
+        return
+    asked = (tuple(shapes), outline(query), tuple(sort))
     if now < known.asked.get(asked, -math.inf):
         return
     known.asked[asked] = now + _AGAIN
     size = dataset.samples.estimated_document_count()
-    automatic = shape is not None and dataset.document["index"] and size > _MIN_SAMPLES
-    if size > _WARN_SAMPLES:
-        known.asked[asked] = math.inf  # one warning is enough
+    fits = 0 < len(shapes) <= MOST
+    automatic = fits and dataset.document["index"] and size > _MIN_SAMPLES
+    if size > _WARN_SAMPLES and not automatic:
+        known.asked[asked] = math.inf  # one warning is enough, as nothing will change
     if size > _WARN_SAMPLES and explain(dataset, query, sort, None, "queryPlanner")["scan"]:
         hope = (
-            "An index for it is being made."
+            ("An index for it is being made." if len(shapes) == 1 else "Indexes are being made.")
             if automatic
-            else f"`create_index({', '.join(map(repr, bare(shape.fields)))})` would help."
-            if shape is not None
+            else f"{' and '.join(map(_call, shapes))} would help."
+            if shapes
             else "No index can help: such conditions leave no range of values."
         )
         log.warning(
@@ -99,7 +104,11 @@ def visit(dataset: Dataset, query: Mapping[str, Any], sort: Order) -> None:
             hope,
         )
     if automatic:
-        _start(known, _make, dataset, shape)
+        _start(known, _make_all, dataset, shapes)
+
+
+def _call(shape: Shape) -> str:
+    return f"`create_index({', '.join(map(repr, bare(shape.fields)))})`"
 
 
 def wait(dataset: Dataset) -> None:
@@ -115,7 +124,9 @@ def create(dataset: Dataset, names: Sequence[str]) -> None:
     fields = tuple(path(dataset.schema, name, what="names") for name in names)
     name = _name(fields)
     # The list first: an index that is not listed is dropped.
-    _update(dataset, {"$set": {f"indexes.{name}": {"fields": list(fields), "auto": False}}})
+    listed = {"$set": {f"indexes.{name}": {"fields": list(fields), "auto": False}}}
+    if not _update(dataset, listed):
+        dataset.check_exists()
     _ensure(dataset, name, fields)
     _of(dataset).forget()
 
@@ -126,8 +137,9 @@ def drop(dataset: Dataset, names: Sequence[str]) -> None:
     Raises:
         KeyError: if there is none of these names.
     """
-    name = "+".join(names)
+    name = joined(names)
     if name not in _document(dataset).get("indexes", {}):
+        dataset.check_exists()
         raise KeyError(f"`names` must be those of an index. Received: {list(names)}")
     _update(dataset, {"$unset": {f"indexes.{name}": "", f"usage.{name}": ""}})
     _of(dataset).forget()
@@ -137,6 +149,8 @@ def drop(dataset: Dataset, names: Sequence[str]) -> None:
 def listed(dataset: Dataset) -> list[dict[str, Any]]:
     """The indexes: `fields`, `auto`, when each was last `used` (or `None`), `ready`."""
     document = _document(dataset)
+    if not document:
+        dataset.check_exists()
     there = dataset.samples.index_information()
     usage = document.get("usage", {})
     return [
@@ -169,6 +183,11 @@ def tend(dataset: Dataset) -> None:
             _drop(dataset, name)
 
 
+def _make_all(dataset: Dataset, shapes: Sequence[Shape]) -> None:
+    for shape in shapes:
+        _make(dataset, shape)
+
+
 def _make(dataset: Dataset, shape: Shape) -> None:
     """Lets an index serve the shape: one that is listed, or another one."""
     known = _of(dataset)
@@ -178,7 +197,7 @@ def _make(dataset: Dataset, shape: Shape) -> None:
         name = next((n for n, about in found.items() if shape.served_by(about["fields"])), None)
         if name is None:
             name = _name(shape.fields)
-            usage = document.get("usage", {})
+            usage = _usage(dataset, document)
             oldest = datetime.min.replace(tzinfo=UTC)
             own = [n for n, about in found.items() if about["auto"]]
             own.sort(key=lambda n: usage.get(n, oldest))
@@ -194,10 +213,21 @@ def _make(dataset: Dataset, shape: Shape) -> None:
                 _drop(dataset, PREFIX + unused)
             found = listed
         _ensure(dataset, name, found[name]["fields"])
-        known.noted[name] = time.monotonic()
+        known.used[name] = known.noted[name] = time.monotonic()
         known.serving = {s: n for s, n in known.serving.items() if n in found} | {shape: name}
         _note(dataset, name)
         return
+
+
+def _usage(dataset: Dataset, document: Mapping[str, Any]) -> dict[str, datetime]:
+    """When each index was used last, also by what this process has not written down yet."""
+    usage, known = dict(document.get("usage", {})), _of(dataset)
+    server, here = dataset.now(), time.monotonic()
+    for name, at in list(known.used.items()):
+        if name in document.get("indexes", {}):
+            used = server - timedelta(seconds=here - at)
+            usage[name] = max(used, usage.get(name, used))
+    return usage
 
 
 def _note(dataset: Dataset, name: str) -> None:
@@ -261,4 +291,4 @@ def _update(dataset: Dataset, changes: Any, as_seen: Mapping[str, Any] | None = 
 
 
 def _name(fields: Sequence[str]) -> str:
-    return "+".join(bare(fields))
+    return joined(bare(fields))

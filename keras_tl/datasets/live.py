@@ -11,11 +11,13 @@ import numpy as np
 
 from keras_tl.datasets import indexes
 from keras_tl.datasets.conditions import both
+from keras_tl.datasets.explaining import looked_at
 from keras_tl.datasets.plan import Joined, Plan
 from keras_tl.datasets.rows import Order, Rows
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
+    from pymongo.collection import Collection
     from pymongo.cursor import Cursor
 
     from keras_tl.datasets.collection import Dataset
@@ -35,14 +37,25 @@ def ask(dataset: Dataset, question: Callable[[Live], T]) -> T:
     Args:
         dataset: the dataset.
         question: asked of the store; again, if the server is just changing the collection.
+
+    Raises:
+        KeyError: if the dataset was deleted.
     """
     from pymongo.errors import OperationFailure
 
     for tries in count():
         try:
             with dataset.connection.client.start_session(snapshot=True) as session:
-                return question(Live(dataset, session))
+                answer = question(Live(dataset, session))
+            # Reads at one moment do not hold against a deletion, which removes the dataset's
+            # document first: as long as that is there, nothing was missing.
+            dataset.check_exists()
+            return answer
+        except LookupError:
+            dataset.check_exists()  # some collections were dropped between two reads
+            raise
         except OperationFailure as error:
+            dataset.check_exists()
             # An index, or the collection, is younger than the moment that was asked for; or the
             # index that the answer was read from was dropped.
             if error.code not in (_SNAPSHOT_UNAVAILABLE, _QUERY_PLAN_KILLED) or tries >= _TRIES:
@@ -57,7 +70,12 @@ class Live:
     Args:
         dataset: the dataset.
         session: of the server; a snapshot session for what must fit together.
+
+    Attributes:
+        tell: is told what each look of the server costs, if it is set (see `View.explain`).
     """
+
+    tell: Callable[[dict[str, Any]], None] | None = None
 
     def __init__(self, dataset: Dataset, session: ClientSession | None) -> None:
         self.dataset = dataset
@@ -71,6 +89,18 @@ class Live:
     def origin(self) -> Plan:
         return ()
 
+    def _find(
+        self,
+        collection: Collection[dict[str, Any]],
+        query: Mapping[str, Any],
+        *args: Any,
+        **kw: Any,
+    ) -> Cursor[dict[str, Any]]:
+        if self.tell is not None:
+            options = {**dict(zip(["projection"], args, strict=False)), **kw}
+            self.tell(looked_at(self.dataset, collection, query, options))
+        return collection.find(query, *args, session=self._session, **kw)
+
     def select(self, query: dict[str, Any], sort: Order, limit: int | None) -> np.ndarray:
         """Addresses of the samples that the filter lets through: ascending, or as sorted."""
         if limit == 0:
@@ -80,14 +110,14 @@ class Live:
         if query or sort:
             indexes.visit(self.dataset, query, sort)
         order = sort or ([("at", 1)] if limit is not None else None)
-        found = self.dataset.samples.find(
+        found = self._find(
+            self.dataset.samples,
             query,
             {"_id": 0, "at": 1},
             sort=order,
             limit=limit or 0,
             batch_size=_BATCH,
             allow_disk_use=True if order else None,
-            session=self._session,
         )
         at = _joined([[document["at"] for document in batch] for batch in _batches(found)])
         return at if order else np.sort(at)
@@ -97,7 +127,7 @@ class Live:
         if limit == 0:
             return 0
         if not query:
-            lives = self.dataset.heads.find({}, {"_id": 0, "live": 1}, session=self._session)
+            lives = self._find(self.dataset.heads, {}, {"_id": 0, "live": 1})
             total = sum(head["live"] for head in lives)
             return total if limit is None else min(total, limit)
         indexes.visit(self.dataset, query, [])
@@ -119,9 +149,7 @@ class Live:
     def table(self, rows: Rows, paths: Sequence[str]) -> list[list[Any]]:
         """What the samples have at each path, as their documents have it."""
         projection = {"_id": int("_id" in paths), "at": 1, **dict.fromkeys(paths, 1)}
-        documents = self.dataset.samples.find(
-            _covering(rows), projection, batch_size=_BATCH, session=self._session
-        )
+        documents = self._find(self.dataset.samples, _covering(rows), projection, batch_size=_BATCH)
         at: list[list[int]] = []
         found: list[list[Any]] = [[] for _ in paths]
         for batch in _batches(documents):
@@ -133,7 +161,7 @@ class Live:
 
     def found(self, query: dict[str, Any]) -> list[str]:
         """Keys of the samples that the filter lets through."""
-        found = self.dataset.samples.find(query, {"_id": 1}, session=self._session)
+        found = self._find(self.dataset.samples, query, {"_id": 1})
         return [document["_id"] for document in found]
 
     def labels(self, at: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -155,8 +183,7 @@ class Live:
         packs, place = np.unique(at // self.dataset.rows, return_inverse=True)
         query, wanted = self._wanted(packs), {"digests": 1}
         by_pack = {
-            head["_id"]: head["digests"]
-            for head in self.dataset.heads.find(query, wanted, session=self._session)
+            head["_id"]: head["digests"] for head in self._find(self.dataset.heads, query, wanted)
         }
         table = np.zeros((len(packs), self.dataset.rows, 32), np.uint8)
         for digests, pack in zip(table, packs.tolist(), strict=True):
@@ -175,7 +202,7 @@ class Live:
             dead: whether rows that no sample has any more are wanted, too.
         """
         wanted = {"n": 1, "dead": 1} | {f"labels.{name}": 1 for name in names}
-        found = self.dataset.heads.find(query or {}, wanted, session=self._session)
+        found = self._find(self.dataset.heads, query or {}, wanted)
         heads = sorted(found.to_list(), key=lambda head: head["_id"])
         if not heads:
             empty = {name: np.empty(0, self.schema.labels[name].dtype) for name in names}
@@ -198,11 +225,11 @@ class Live:
 
     def predicted(self, join: Joined, query: dict[str, Any]) -> set[str]:
         """Keys of the samples with a prediction that the filter lets through."""
-        found = self.dataset.predictions.find(
+        found = self._find(
+            self.dataset.predictions,
             both(_equal(model=join[0], version=join[1]), query),
             {"_id": 0, "sample": 1},
             batch_size=_BATCH,
-            session=self._session,
         )
         return {document["sample"] for batch in _batches(found) for document in batch}
 
@@ -284,5 +311,6 @@ def _positions(every: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Where each of the wanted addresses is; all of them are there."""
     order = np.argsort(every, kind="stable")
     found = order[np.searchsorted(every, wanted, sorter=order)]
-    assert (every[found] == wanted).all()
+    if (every[found] != wanted).any():
+        raise LookupError("rows are not there")
     return found

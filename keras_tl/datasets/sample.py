@@ -135,6 +135,7 @@ class Reader:
         if number not in self._packs:
             document = self.dataset.packs.find_one({"_id": number})
             if document is None:
+                self.dataset.check_exists()
                 raise ValueError(
                     f"Pack {number} of {self.dataset.key!r} must be stored: the sample was deleted "
                     "and its row collected since it was listed. Received: no such pack"
@@ -163,6 +164,8 @@ def listed(view: View) -> Iterator[Sample]:
     for begin in range(0, len(at), _LISTED):
         group = at[begin : begin + _LISTED].tolist()
         found = {d["at"]: d for d in view._documents({"at": {"$in": group}})}
+        if len(found) < len(group):
+            view.dataset.check_exists()
         # One that is not there was deleted or replaced meanwhile.
         yield from _made(view, reader, [found[place] for place in group if place in found])
 
@@ -175,7 +178,10 @@ def single(view: View, key: str) -> Sample | None:
         query = one if key in view else {"_id": {"$in": []}}
     else:
         query = both(one, query)
-    return next(_made(view, Reader(view.dataset), view._documents(query)), None)
+    found = next(_made(view, Reader(view.dataset), view._documents(query)), None)
+    if found is None:
+        view.dataset.check_exists()
+    return found
 
 
 def _made(view: View, reader: Reader, documents: Sequence[dict[str, Any]]) -> Iterator[Sample]:

@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from keras_tl.datasets.names import check_key
-from keras_tl.datasets.plan import from_document, to_document
+from keras_tl.datasets.plan import Plan, from_document, to_document
 from keras_tl.datasets.view import View
 
 if TYPE_CHECKING:
     from keras_tl.datasets.collection import Dataset
+
+#: Of a plan, and of the packs of a snapshot: both fit a document.
+MOST_BYTES = 15 << 19
 
 
 class Views:
@@ -31,6 +34,7 @@ class Views:
         """
         found = self._collection.find_one({"_id": self._id(name)})
         if found is None:
+            self.dataset.check_exists()
             raise KeyError(
                 f"`name` must be the name of a view of {self.dataset.key!r}: "
                 f"{', '.join(self) or 'there are none'}. Received: {name!r}"
@@ -62,7 +66,7 @@ class Views:
             KeyError: if there is none.
         """
         if not self._collection.delete_one({"_id": self._id(name)}).deleted_count:
-            raise KeyError(name)
+            raise KeyError(f"`name` must be the name of a view. Received: {name!r}")
 
     def save(self, view: View, name: str) -> None:
         """Keeps a view under a name (see `View.save`)."""
@@ -70,11 +74,12 @@ class Views:
 
         about = {
             **{"dataset": self.dataset.key, "uid": self.dataset.uid, "name": name},
-            **{"plan": to_document(view.plan), "fields": view.chosen, "join": view.join},
+            **{"plan": kept(view.plan), "fields": view.chosen, "join": view.join},
             "snapshot": None if view.base is None else view.base.id,
         }
         one = {"_id": self._id(name)}
         try:
+            self.dataset.check_exists()
             self._collection.insert_one({**one, **about, "created": self.dataset.now()})
         except DuplicateKeyError:
             found = self._collection.find_one(one) or {}
@@ -90,6 +95,23 @@ class Views:
     @property
     def _collection(self) -> Any:
         return self.dataset.connection.db["views"]
+
+
+def kept(plan: Plan) -> list[dict[str, Any]]:
+    """A plan as a document that others keep.
+
+    Raises:
+        ValueError: if it is longer than a document can be.
+    """
+    import bson
+
+    found = to_document(plan)
+    if (size := len(bson.encode({"plan": found}))) > MOST_BYTES:
+        raise ValueError(
+            f"`view` must be one whose steps have {MOST_BYTES} bytes at most: give samples that "
+            f"many keys name a tag, and ask for that. Received: {size} bytes"
+        )
+    return found
 
 
 def _stored(value: Any) -> Any:

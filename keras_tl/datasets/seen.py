@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
+from keras_tl.datasets import held
 from keras_tl.datasets.names import check_key
 from keras_tl.datasets.plan import from_document
 from keras_tl.datasets.view import View
@@ -39,34 +38,24 @@ def saw(dataset: Dataset, key: str) -> list[Seen]:
         They, by model and version.
     """
     rows = _rows(dataset, check_key(key))
-    packs = sorted({at // dataset.rows for at in rows})
-    wanted = {"$filter": {"input": "$packs", "cond": {"$in": ["$$this.n", packs]}}}
-    versions = {
-        **{"from": "versions", "localField": "root", "foreignField": "data.snapshot"},
-        "pipeline": [{"$project": {"model": 1, "version": 1, "data": 1}}],
-        "as": "versions",
-    }
-    found = dataset.connection.db["snapshots"].aggregate(
-        [
-            {"$match": {"uid": dataset.uid, "packs.n": {"$in": packs}}},
-            {"$project": {"root": 1, "packs": wanted}},
-            {"$lookup": versions},
-        ]
-    )
+    db = dataset.connection.db
+    packs = {at // dataset.rows for at in rows}
+    about = {"uid": dataset.uid, "buckets": {"$in": held.buckets(packs)}}
+    roots = [
+        snapshot["root"]
+        for snapshot in db["snapshots"].find(about, {"root": 1, "packs": 1})
+        if any(held.has(snapshot["packs"], at, dataset.rows) for at in rows)
+    ]
+    trained = {"data.snapshot": {"$in": roots}, "data.uid": dataset.uid}
     seen = []
-    for snapshot in found:
-        if not any(_has(pack, at, dataset.rows) for pack in snapshot["packs"] for at in rows):
-            continue
-        inside: dict[str, bool] = {}  # of the parts of the snapshot, by their text
-        for version in snapshot["versions"]:
-            data = version["data"]
-            if data["uid"] != dataset.uid:
-                continue
-            text = repr(data["query"])
-            if text not in inside:
-                inside[text] = _within(dataset, snapshot["root"], data["query"], key)
-            if inside[text]:
-                seen.append(Seen(version["model"], version["version"], snapshot["root"]))
+    inside: dict[tuple[str, str], bool] = {}  # of the parts of the snapshots, by their text
+    for version in db["versions"].find(trained, {"model": 1, "version": 1, "data": 1}):
+        data = version["data"]
+        part = data["snapshot"], repr(data["query"])
+        if part not in inside:
+            inside[part] = _within(dataset, data["snapshot"], data["query"], key)
+        if inside[part]:
+            seen.append(Seen(version["model"], version["version"], data["snapshot"]))
     return sorted(seen)
 
 
@@ -79,12 +68,6 @@ def _rows(dataset: Dataset, key: str) -> list[int]:
         for gone in head["gone"]
         if gone["key"] == key
     ]
-
-
-def _has(pack: dict[str, Any], at: int, rows: int) -> bool:
-    number, row = divmod(at, rows)
-    bits = np.frombuffer(pack["rows"], np.uint8)
-    return pack["n"] == number and bool(bits[row // 8] >> (row % 8) & 1)
 
 
 def _within(dataset: Dataset, snapshot: str, query: Any, key: str) -> bool:

@@ -242,8 +242,8 @@ def _frozen(value: Any) -> Any:
 
 
 def _whole(value: Any, what: str) -> int:
-    if not hasattr(value, "__index__") or isinstance(value, bool) or int(value) < 0:
-        raise ValueError(f"`{what}` must be an integer from 0 up. Received: {value!r}")
+    if not hasattr(value, "__index__") or isinstance(value, bool) or not 0 <= int(value) < 2**63:
+        raise ValueError(f"`{what}` must be an integer from 0 up, of 63 bits. Received: {value!r}")
     return int(value)
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from keras_tl.datasets.rows import Order
 
 _RANGES = {"$gt", "$gte", "$lt", "$lte"}
+_SERVED = _RANGES | {"$eq", "$in"}
 
 
 class Shape(NamedTuple):
@@ -33,14 +34,46 @@ class Shape(NamedTuple):
         return self.then is None or tuple(fields[count : count + 1]) == (self.then,)
 
 
-def shape_of(query: Mapping[str, Any], sort: Order) -> Shape | None:
-    """The shape of a query, or `None` where no index of ours would help.
+def shapes_of(query: Mapping[str, Any], sort: Order) -> list[Shape]:
+    """The shapes of a query, each of which asks for an index; none where none of ours would help.
+
+    It is one, but where a query is one of several: then each of these asks for its own, and the
+    server takes indexes only if there is one for each.
 
     Example:
 
-    >>> shape_of({"tags.b": {"$eq": 1}, "tags.a": {"$in": [2]}, "added": {"$gt": 3}}, [])
-    Shape(equal=('tags.a', 'tags.b'), then='added')
+    >>> shapes_of({"tags.b": {"$eq": 1}, "tags.a": {"$in": [2]}, "added": {"$gt": 3}}, [])
+    [Shape(equal=('tags.a', 'tags.b'), then='added')]
+    >>> [shape.equal for shape in shapes_of({"$or": [{"a": {"$eq": 1}}, {"b": {"$eq": 1}}]}, [])]
+    [('a',), ('b',)]
     """
+    if not any(clause.keys() & _SERVED for _, clause in _clauses(query)):
+        for choices in _choices(query):
+            if all(map(_serves, choices)):
+                found = [shape for one in choices for shape in shapes_of(one, sort)]
+                return list(dict.fromkeys(found))
+    shape = _shape_of(query, sort)
+    return [] if shape is None else [shape]
+
+
+def _serves(query: Mapping[str, Any]) -> bool:
+    """Whether an index can find what a query asks for."""
+    return any(clause.keys() & _SERVED for _, clause in _clauses(query)) or any(
+        all(map(_serves, choices)) for choices in _choices(query)
+    )
+
+
+def _choices(query: Mapping[str, Any]) -> Iterator[list[Mapping[str, Any]]]:
+    """The queries of which one has to hold, of each `$or` that has to."""
+    for place, clause in query.items():
+        if place == "$or":
+            yield clause
+        elif place == "$and":
+            for part in clause:
+                yield from _choices(part)
+
+
+def _shape_of(query: Mapping[str, Any], sort: Order) -> Shape | None:
     equal: set[str] = set()
     ranges: list[str] = []
     for place, clause in _clauses(query):
@@ -70,6 +103,17 @@ def bare(fields: Sequence[str]) -> list[str]:
     return [field.partition(".")[2] or field for field in fields]
 
 
+def joined(names: Sequence[str]) -> str:
+    """What an index on these names is called.
+
+    Example:
+
+    >>> joined(["a", "b"]), joined(["a+b"])
+    ('a+b', 'a%2Bb')
+    """
+    return "+".join(name.replace("%", "%25").replace("+", "%2B") for name in names)
+
+
 def outline(query: Any) -> Any:
     """The query without its values."""
     return tuple(
@@ -79,7 +123,9 @@ def outline(query: Any) -> Any:
 
 
 def words(query: Mapping[str, Any], sort: Order) -> str:
-    places = dict.fromkeys(place for place, _ in _clauses(query))
+    found = [place for place, _ in _clauses(query)]
+    found += [place for one in _choices(query) for part in one for place, _ in _clauses(part)]
+    places = dict.fromkeys(found)
     parts = [f"conditions on {', '.join(bare(list(places)))}"] if places else []
     parts += [f"an order by {bare([place])[0]}" for place, _ in sort[:1]]
     return " and ".join(parts) or "such conditions"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_tl.datasets import merkle
+from keras_tl.datasets import held, merkle
 from keras_tl.datasets.frozen import Frozen
 from keras_tl.datasets.live import Live
 from keras_tl.datasets.names import check_key
-from keras_tl.datasets.plan import Plan, describe, from_document, to_document
+from keras_tl.datasets.plan import Plan, describe, from_document
 from keras_tl.datasets.rows import evaluate
+from keras_tl.datasets.saved import MOST_BYTES, kept
 from keras_tl.datasets.view import View
 from keras_tl.storage import hooks
 from keras_tl.storage.blobs import Blobs
@@ -82,6 +84,7 @@ class Snapshot(View):
     def store(self) -> Frozen:
         """Its rows, read once."""
         blobs = Blobs(self.dataset.connection.db)
+        self.dataset.check_exists()
         rows = FrozenRows.loads(blobs.get(self._document["blobs"][0]))
         return Frozen(self.dataset, rows, self._origin)
 
@@ -90,7 +93,12 @@ class Snapshot(View):
 
         Returns:
             Keys: `added`, `removed`, `changed` (other tensors), `relabelled`, `retagged`.
+
+        Raises:
+            ValueError: if `other` is no snapshot.
         """
+        if not isinstance(other, Snapshot):
+            raise ValueError(f"`other` must be a snapshot (see `freeze`). Received: {other!r}")
         return compare(self.store.rows, other.store.rows)
 
 
@@ -111,9 +119,10 @@ class Snapshots:
             KeyError: if there is none.
         """
         check_key(name, "name")
-        found = self._collection.find_one({**self._own, "names": name}, _ABOUT)
-        found = found or self._collection.find_one({**self._own, "root": name}, _ABOUT)
+        one = {"root" if _is_id(name) else "names": name}
+        found = self._collection.find_one({**self._own, **one}, _ABOUT)
         if found is None:
+            self.dataset.check_exists()
             raise KeyError(
                 f"`name` must be the name or the id of a snapshot of {self.dataset.key!r}: "
                 f"{', '.join(self) or 'there are none'}. Received: {name!r}"
@@ -156,9 +165,19 @@ class Snapshots:
                 )
         as_seen = {"_id": snapshot._document["_id"], "names": list(snapshot.names)}
         if len(snapshot.names) == 1:
+            # Before it: what dies later has a time of its own, and a kill in between spares packs.
+            self._spare(snapshot)
             self._collection.delete_one(as_seen)
         else:
             self._collection.update_one(as_seen, {"$pull": {"names": name}})
+
+    def _spare(self, snapshot: Snapshot) -> None:
+        """Lets the grace of `gc` begin anew for the packs that the snapshot alone has kept."""
+        one = {"_id": snapshot._document["_id"]}
+        found = self._collection.find_one(one, {"packs": 1})
+        for group in held.groups(held.numbers(found["packs"])) if found else ():
+            dead = {"_id": {"$in": group}, "live": 0}
+            self.dataset.heads.update_many(dead, {"$set": {"died": self.dataset.now()}})
 
     @property
     def _own(self) -> dict[str, Any]:
@@ -169,7 +188,11 @@ class Snapshots:
         return self.dataset.connection.db["snapshots"]
 
 
-_ABOUT = {"packs": 0}
+_ABOUT = {"packs": 0, "buckets": 0}
+
+
+def _is_id(name: str) -> bool:
+    return re.fullmatch("[0-9a-f]{64}", name) is not None
 
 
 def freeze(view: View, name: str) -> Snapshot:
@@ -178,20 +201,27 @@ def freeze(view: View, name: str) -> Snapshot:
     Killed before the transaction, a blob without a snapshot stays, which `gc` takes; after it, the
     snapshot is there.
     """
-    check_key(name, "name")
+    if _is_id(check_key(name, "name")):
+        raise ValueError(f"`name` must be other than 64 hex digits, an id. Received: {name!r}")
     dataset, db = view.dataset, view.dataset.connection.db
     blobs = Blobs(db)
     # Of a snapshot's view, the steps behind the snapshot, too: chance tells them apart by that.
     plan = (*(view.base._origin if view.base is not None else ()), *view.plan)
+    steps = kept(plan)
     while True:
         rows = view._ask(lambda store: _frozen(store, view.plan))
         root = merkle.root(rows)
         document: dict[str, Any] = {
             **{"_id": f"{dataset.uid}/{root}", "dataset": dataset.key, "uid": dataset.uid},
             **{"root": root, "names": [name], "n": len(rows.at), "created": dataset.now()},
-            **{"plan": to_document(plan), "packs": packs_of(rows.at, dataset.rows)},
+            **{"plan": steps, **held.packed(rows.at, dataset.rows)},
             "blobs": blobs.put_many([rows.dumps(dataset.schema.tags)]),
         }
+        if len(document["packs"]) > MOST_BYTES:
+            raise ValueError(
+                f"`view` must be one whose packs are told in {MOST_BYTES} bytes. Received: "
+                f"{len(document['packs'])} bytes, for {len(rows.at)} samples"
+            )
         hooks.phase("snapshot-uploaded")
         with db.client.start_session() as session:
             done = session.with_transaction(lambda s: _publish(dataset, blobs, document, s))  # noqa: B023
@@ -220,9 +250,12 @@ def _publish(
     if snapshots.find_one(one, {"_id": 1}, session=session) is not None:
         snapshots.update_one(one, {"$addToSet": {"names": name}}, session=session)
         return True
-    numbers = [pack["n"] for pack in document["packs"]]
-    there = dataset.heads.count_documents({"_id": {"$in": numbers}}, session=session)
-    if there != len(numbers) or not blobs.touch(document["blobs"], session):
+    packs = held.numbers(document["packs"])
+    there = sum(
+        dataset.heads.count_documents({"_id": {"$in": group}}, session=session)
+        for group in held.groups(packs)
+    )
+    if there != len(packs) or not blobs.touch(document["blobs"], session):
         session.abort_transaction()
         return False
     snapshots.insert_one(document, session=session)
@@ -242,23 +275,3 @@ def _frozen(store: Any, plan: Plan) -> FrozenRows:
     labels = store.labels(rows.at, list(store.schema.labels))
     columns = dict(zip(tags, values, strict=True))
     return FrozenRows(keys, rows.at, store.digests(rows.at), labels, columns, added)
-
-
-def packs_of(at: np.ndarray, rows: int) -> list[dict[str, Any]]:
-    """Which rows of which packs these are: `[{n: pack, rows: bitmap}]`, by pack.
-
-    A bitmap has the bit `row % 8` of byte `row // 8` set, from the least significant one.
-
-    Example:
-
-    >>> packs_of(np.array([0, 2, 9]), rows=8)
-    [{'n': 0, 'rows': b'\\x05'}, {'n': 1, 'rows': b'\\x02'}]
-    """
-    numbers, place = np.unique(at // rows, return_inverse=True)
-    bits = np.zeros((len(numbers), rows), bool)
-    bits[place, at % rows] = True
-    maps = np.packbits(bits, axis=1, bitorder="little")
-    return [
-        {"n": number, "rows": found.tobytes()}
-        for number, found in zip(numbers.tolist(), maps, strict=True)
-    ]

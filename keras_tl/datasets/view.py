@@ -9,14 +9,13 @@ import numpy as np
 
 from keras_tl.datasets import folds
 from keras_tl.datasets.conditions import both
-from keras_tl.datasets.explaining import explain
 from keras_tl.datasets.live import ask
 from keras_tl.datasets.names import check_key
 from keras_tl.datasets.plan import Joined, Plan, describe, to_document
 from keras_tl.datasets.preview import Looking
 from keras_tl.datasets.reading import Reading
 from keras_tl.datasets.resolved import Resolved, resolve
-from keras_tl.datasets.rows import Rows, Store, evaluate, leading, order_by
+from keras_tl.datasets.rows import Rows, Store, evaluate, leading
 from keras_tl.datasets.selecting import Selecting
 
 if TYPE_CHECKING:
@@ -163,16 +162,27 @@ class View(Selecting, Reading, Looking):
         """How the view is evaluated.
 
         Returns:
-            `steps` in words; the MongoDB `filter` of those that the server evaluates; the `index`
-            that it uses, or `None`; whether it has to `scan` all samples; the `docs` and index
-            `keys` that it has looked at.
+            `steps` in words; the MongoDB `filter` of the first ones, which the server evaluates;
+            the first `index` that it uses, or `None`; whether it has to `scan` all samples or
+            predictions; the `docs` and index `keys` that it looks at for the rows of all steps.
         """
-        query, sort, limit, rest = leading(self.plan, self.dataset.schema)
+        query = leading(self.plan, self.dataset.schema)[0]
         found: dict[str, Any] = {"steps": describe(self.plan), "filter": query}
-        if self.base is not None:
-            return found | {"index": None, "scan": False, "docs": 0, "keys": 0}
-        order = order_by(self.dataset.schema, sort)
-        return found | explain(self.dataset, query, order, limit)
+        told: list[dict[str, Any]] = []
+
+        def question(store: Any) -> None:
+            told.clear()  # it may be asked again
+            if self.base is None:
+                store.tell = told.append
+            evaluate(self.plan, store)
+
+        self._ask(question)
+        return found | {
+            "index": next((one["index"] for one in told if one["index"]), None),
+            "scan": any(one["scan"] for one in told),
+            "docs": sum(one["docs"] for one in told),
+            "keys": sum(one["keys"] for one in told),
+        }
 
     def class_weights(self, label: str) -> dict[int, float]:
         """Weights for `fit`'s `class_weight` by which each class counts the same.
@@ -228,7 +238,8 @@ class View(Selecting, Reading, Looking):
 
         Returns:
             `Change(kind, key)`, where `kind` is `"entered"`, `"changed"` or `"left"`. Each change
-            is told once at least; one that was undone at once may not be.
+            is told once at least; one that was undone at once may not be. Once the dataset is
+            deleted, it raises a `KeyError`.
 
         Example:
 

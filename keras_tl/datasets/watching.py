@@ -41,7 +41,8 @@ class Change(NamedTuple):
 
 def watch(view: View, timeout: float | None) -> Iterator[Change]:
     """The changes of a view (see `View.watch`); it is listened to from this call on."""
-    if timeout is not None and not timeout >= 0:
+    number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+    if timeout is not None and not (number and timeout >= 0):
         raise ValueError(f"`timeout` must be 0 s or more. Received: {timeout!r}")
     if view.base is not None:
         raise ValueError(f"A snapshot does not change, so it cannot be watched. Received: {view!r}")
@@ -60,9 +61,10 @@ def _changes(view: View, news: News, members: set[str], timeout: float | None) -
             left = _POLL if timeout is None else quiet + timeout - time.monotonic()
             words, gap = news.wait(max(0.0, min(_POLL, left)))
             waiting, lost = waiting + words, lost or gap
-            if not waiting and not lost:
-                continue
             try:
+                if not waiting and not lost:
+                    view.dataset.check_exists()  # nothing is told of its end
+                    continue
                 told = _told(view, waiting)
                 everything = lost or bool(told) and _depends(view)
                 found = list(_differences(view, members, told, everything))

@@ -40,8 +40,8 @@ class SamplesChange:
     Args:
         old: what the first one was trained on, or `None`.
         new: what the second one was trained on, or `None`.
-        rows: keys of the samples that differ between the two whole snapshots; `None` if one of
-            them was trained on something else.
+        rows: keys of the samples that differ between the two whole snapshots, also where a version
+            was trained on a part of one; `None` if one of them was trained on something else.
     """
 
     old: Samples | None
@@ -50,7 +50,13 @@ class SamplesChange:
 
     def __str__(self) -> str:
         change = f"{self.old or 'other data'} -> {self.new or 'other data'}"
-        return change if self.rows is None else f"{change}: {self.rows}"
+        if self.rows is None or self.old is None or self.new is None:
+            return change
+        if self.old.query == self.new.query == "all":
+            return f"{change}: {self.rows}"
+        if self.old.snapshot == self.new.snapshot:
+            return f"{change}: other parts of one snapshot"
+        return f"{change}: between the whole snapshots, and not the parts: {self.rows}"
 
 
 def samples(version: Version) -> Samples | None:

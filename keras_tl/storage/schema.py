@@ -71,11 +71,11 @@ COLLECTIONS: dict[str, Collection] = {
         ["slug", "uid", "schema", "rows", "next"], [([("slug", 1)], {"unique": True})]
     ),
     "snapshots": Collection(
-        ["dataset", "uid", "root", "names", "n", "packs", "blobs"],
+        ["dataset", "uid", "root", "names", "n", "packs", "buckets", "blobs"],
         [
             ([("uid", 1), ("names", 1)], {"unique": True}),
             ([("uid", 1), ("root", 1)], {}),
-            ([("uid", 1), ("packs.n", 1)], {}),
+            ([("uid", 1), ("buckets", 1)], {}),
             ([("blobs", 1)], {}),
         ],
     ),

@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
+import numpy as np
 import pytest
 from bson import ObjectId, decode, encode
 from hypothesis import given
@@ -25,7 +26,7 @@ from keras_tl.datasets.plan import (
     from_document,
     to_document,
 )
-from keras_tl.datasets.shapes import Shape, shape_of
+from keras_tl.datasets.shapes import Shape, shapes_of
 
 SCHEMA = Schema(
     {
@@ -187,19 +188,41 @@ def test_filters_are_combined() -> None:
 @pytest.mark.parametrize(
     ("query", "sort", "expected"),
     [
-        ({}, [], None),
-        ({"_id": {"$eq": "a"}, "tags.q": {"$eq": 1}}, [], None),
-        ({"tags.q": {"$ne": 1}}, [], None),
-        ({"$or": [{"tags.q": {"$eq": 1}}, {"tags.q": {"$eq": 2}}]}, [], None),
-        ({"$and": [{"b": {"$eq": 1}}, {"$nor": [{"c": {"$eq": 1}}]}]}, [], Shape(("b",), None)),
-        ({"b": {"$eq": 1}, "a": {"$in": [2]}, "c": {"$gt": 1}}, [], Shape(("a", "b"), "c")),
-        ({"b": {"$eq": 1}, "c": {"$gt": 1}}, [("d", -1), ("at", -1)], Shape(("b",), "d")),
-        ({}, [("d", 1), ("at", 1)], Shape((), "d")),
-        ({"d": {"$eq": 1}}, [("d", 1), ("at", 1)], Shape(("d",), None)),
+        ({}, [], []),
+        ({"_id": {"$eq": "a"}, "tags.q": {"$eq": 1}}, [], []),
+        ({"tags.q": {"$ne": 1}}, [], []),
+        ({"$or": [{"q": {"$eq": 1}}, {"q": {"$eq": 2}}]}, [], [Shape(("q",), None)]),
+        (
+            {"$or": [{"$or": [{"a": {"$eq": 1}}, {"b": {"$gt": 2}}]}, {"_id": {"$in": ["x"]}}]},
+            [],
+            [Shape(("a",), None), Shape((), "b")],
+        ),
+        ({"$or": [{"a": {"$eq": 1}}, {"b": {"$ne": 2}}]}, [], []),
+        ({"$or": [{"a": {"$eq": 1}}, {"b": {"$ne": 2}}]}, [("c", 1)], [Shape((), "c")]),
+        (
+            {"$or": [{"a": {"$eq": 1}}, {"b": {"$eq": 1}}]},
+            [("c", 1)],
+            [Shape(("a",), "c"), Shape(("b",), "c")],
+        ),
+        (
+            {"$and": [{"c": {"$eq": 1}}, {"$or": [{"a": {"$eq": 1}}, {"b": {"$eq": 1}}]}]},
+            [],
+            [Shape(("c",), None)],
+        ),
+        (
+            {"$and": [{"c": {"$ne": 1}}, {"$or": [{"a": {"$eq": 1}}, {"b": {"$eq": 1}}]}]},
+            [],
+            [Shape(("a",), None), Shape(("b",), None)],
+        ),
+        ({"$and": [{"b": {"$eq": 1}}, {"$nor": [{"c": {"$eq": 1}}]}]}, [], [Shape(("b",), None)]),
+        ({"b": {"$eq": 1}, "a": {"$in": [2]}, "c": {"$gt": 1}}, [], [Shape(("a", "b"), "c")]),
+        ({"b": {"$eq": 1}, "c": {"$gt": 1}}, [("d", -1), ("at", -1)], [Shape(("b",), "d")]),
+        ({}, [("d", 1), ("at", 1)], [Shape((), "d")]),
+        ({"d": {"$eq": 1}}, [("d", 1), ("at", 1)], [Shape(("d",), None)]),
     ],
 )
 def test_the_shape_of_a_query(query: Any, sort: Any, expected: Any) -> None:
-    assert shape_of(query, sort) == expected
+    assert shapes_of(query, sort) == expected
 
 
 @pytest.mark.parametrize(
@@ -223,3 +246,15 @@ def test_a_time_is_what_a_document_holds_of_it() -> None:
     assert decode(encode({"v": query["tags.at_"]["$eq"]}))["v"].replace(tzinfo=UTC) == (
         WHEN.replace(microsecond=123000)
     )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("value", [0.1, -2, 1e300, float("inf")])
+def test_a_number_is_what_a_label_holds_of_it(dtype: str, value: float) -> None:
+    schema = Schema({"x": Array((2,)), "z": Label(dtype=dtype)}, {"z_": float})
+    held = float(np.asarray([value], "float64").astype(dtype)[0]) if abs(value) < 1e9 else value
+    for operator in ("", "__lte", "__ne"):
+        ((_, clause),) = compiled(schema, ((f"z{operator}", value),)).items()
+        assert list(clause.values()) == [held]
+    assert compiled(schema, (("z__in", [value]),)) == {"labels.z": {"$in": [held]}}
+    assert compiled(schema, (("z_", value),)) == {"tags.z_": {"$eq": value}}
