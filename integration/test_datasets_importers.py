@@ -88,6 +88,31 @@ def test_kinds_of_columns(hub: ktl.Hub) -> None:
     assert found["q"].labels == {"target": None} and found["p"]["place"] == -1
 
 
+def test_labels_as_keras_has_them(hub: ktl.Hub) -> None:
+    x = np.zeros((3, 2), "float32")
+    found = hub.datasets.from_numpy("column", x=x, y=np.array([[2], [0], [1]], "uint8"))
+    assert found.schema.fields["y"] == Label()
+    assert [sample.labels["y"] for sample in found] == [2, 0, 1]
+    x, y = found.batches(3)[0]
+    assert x.shape == (3, 2) and y.tolist() == [2, 0, 1]
+    found = hub.datasets.from_numpy("hot", x=x, y=np.eye(3, dtype="float32"))
+    x, y = found.batches(3)[0]
+    assert x.shape == (3, 2) and y.tolist() == np.eye(3).tolist()
+
+
+def test_keys_of_a_csv_stay_as_they_are(hub: ktl.Hub, tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("id,a\n007,1\n7,2\n08,3\n")
+    found = hub.datasets.from_csv("keys", path, x=["a"], key_column="id")
+    assert {key: float(x[0]) for key, x in stored(found).items()} == {"007": 1, "7": 2, "08": 3}
+    path.write_text("007;1\n")
+    found = hub.datasets.from_csv("bare", path, x=["1"], key_column="0", sep=";", header=None)
+    assert found.keys() == ["007"]
+    path.write_text("a,b\n1,2,3\n")
+    with pytest.raises(ValueError, match="`path` must have as many names in its first line"):
+        hub.datasets.from_csv("more", path, x=["a"])
+
+
 def test_arrays_in_a_file_are_read_in_parts(hub: ktl.Hub, tmp_path: Path) -> None:
     import h5py
 

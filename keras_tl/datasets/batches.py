@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -54,11 +53,12 @@ class Batches(keras.utils.PyDataset):
             transform of albumentations (see `mapping.Mapped`).
         drop_remainder: whether a last batch that is not full is left out.
         x: the name of a field or tag for an array, several for a dict; default: all fields but
-            labels, where one is an array. Fields whose size varies are arrays of objects.
-        y: as `x`; default: all labels; `()` for none. A sample that has no value for `y` or
-            `sample_weight` is refused when an epoch begins, but not by `predict`, which drops them.
-            A `map` that makes something of missing labels gives it a name of its own, as in
-            `y="target"`.
+            labels, a field called `y`, and what `y` and `sample_weight` name; where one is an
+            array. Fields whose size varies are arrays of objects.
+        y: as `x`; default: all labels, and a field called `y`; `()` for none. A sample that has
+            no value for `y` or `sample_weight` is refused when an epoch begins, but not by
+            `predict`, which drops them. A `map` that makes something of missing labels gives it a
+            name of its own, as in `y="target"`.
         sample_weight: the name of a field or tag, or `None`.
 
     Raises:
@@ -139,7 +139,7 @@ class Batches(keras.utils.PyDataset):
             if labelled:
                 self._refresh()  # labels may have come
                 self._check_labels(self._resolved)
-            fitting.adopt(frame, self, partial(self._batches, labelled, adapted=True))
+            fitting.adopt(frame, self, lambda own: own._batches(labelled, adapted=True))
         return len(self)
 
     def __len__(self) -> int:

@@ -56,8 +56,9 @@ class Importing:
         Args:
             key: of the dataset.
             fields: kinds by name, where they are to be others than these: one number a sample is a
-                `Label`, text is `Text`, bytes are `Bytes`, uint8 of shape
-                `(n, height, width, 1 | 3 | 4)` is an `Image`, all else is an `Array`.
+                `Label`, and integers `y` of shape `(n, 1)` are, too; text is `Text`, bytes are
+                `Bytes`, uint8 of shape `(n, height, width, 1 | 3 | 4)` is an `Image`, all else is
+                an `Array`.
             tags: values by name: one for all samples, or a column.
             keys: of the samples; default: `prefix` and the row's number in eight digits.
             prefix: see the class.
@@ -188,7 +189,7 @@ class Importing:
             fields: kinds of columns that become fields of their own, as `{"review": Text()}`.
             tag_columns: columns that become tags.
             tags: see the class.
-            key_column: the column of the samples' keys; default: the row's number.
+            key_column: the column of the samples' keys, as they stand; default: the row's number.
             prefix: see the class.
             **options: arguments of `pandas.read_csv`, as `sep=";"` and `dtype={"zip": "string"}`.
 
@@ -208,7 +209,7 @@ class Importing:
         from keras_tl.datasets.importers.files import Csv
         from keras_tl.datasets.importers.tables import load
 
-        table = Csv(path, options)
+        table = Csv(path, options, key_column)
         return load(self, key, table, x, y, fields, tag_columns, tags, key_column, prefix)
 
     def from_parquet(

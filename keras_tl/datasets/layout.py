@@ -20,9 +20,9 @@ class Layout:
     Args:
         schema: of the dataset.
         chosen: the fields, labels, tags and predictions that a view is limited to, or `None`.
-        x: a name for an array, several for a dict; default: all fields but labels, where one is an
-            array.
-        y: as `x`; default: all labels; `()` for none.
+        x: a name for an array, several for a dict; default: all fields but labels, a field called
+            `y`, and what `y` and `sample_weight` name; where one is an array.
+        y: as `x`; default: all other labels, and a field called `y`; `()` for none.
         sample_weight: a name, or `None`.
         mapped: whether a `map` makes what it wants of the names, and gets all of them.
 
@@ -53,12 +53,15 @@ class Layout:
         def of(names: Mapping[str, Any]) -> list[str]:
             return [name for name in names if chosen is None or name in chosen]
 
-        tensors, labels = of(schema.tensors), of(schema.labels)
-        self._x = _given(x, tensors, "x")
-        self._y = _given(y, labels, "y")
-        self._weight = sample_weight
         if sample_weight is not None and not isinstance(sample_weight, str):
             raise ValueError(f"`sample_weight` must be a name. Received: {sample_weight!r}")
+        self._weight = sample_weight
+        tensors, labels = of(schema.tensors), of(schema.labels)
+        targets = [n for n in of(schema.fields) if n in labels or n == "y"]
+        targets = [n for n in targets if n != sample_weight]
+        self._y = _given(y, targets, "y")
+        others = {"y", *_listed(self._y), *_listed(sample_weight)}
+        self._x = _given(x, [name for name in tensors if name not in others], "x")
         if not _listed(self._x):
             raise ValueError(
                 f"`x` must name one field at least. Received: x={x!r}, of a view of "

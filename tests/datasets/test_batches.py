@@ -8,6 +8,7 @@ import os
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -445,6 +446,18 @@ def test_batches_that_are_forgotten_end_their_thread() -> None:
         del iterator  # and `no_threads_left`
 
 
+def test_batches_are_forgotten_behind_a_fit() -> None:
+    """Of a Keras `PyDataset`, TensorFlow keeps each one for ever."""
+    batches = Seen(numbered(80)).batches(8, shuffle=True)
+    model = network()
+    model.fit(batches, verbose=0, epochs=2, callbacks=[Stop(3)])
+    model.predict(batches, verbose=0)
+    forgotten = weakref.ref(batches)
+    del batches, model
+    gc.collect()
+    assert forgotten() is None
+
+
 def test_a_fork_goes_on_by_itself() -> None:
     dataset = numbered(400)
     batches = Seen(dataset).batches(8, shuffle=True)
@@ -511,6 +524,21 @@ def test_several_fields_make_a_dict() -> None:
     assert x.shape == y.shape == (4,)
     (x,) = seen.batches(4, x="t", y=())[0]
     assert x.tolist() == [0, 1, 2, 3] and dataset.packs.asked
+
+
+def test_a_field_that_is_trained_for_is_no_input() -> None:
+    fields = {"x": Array((2,)), "y": Array((3,)), "w": Label(dtype="float32")}
+    dataset = Made({**fields, "mask": Array((4,))})
+    columns = {name: np.ones((9, n), "float32") for name, n in {"x": 2, "y": 3, "mask": 4}.items()}
+    dataset.insert({**columns, "w": [1.0] * 9})
+    x, y, w = Seen(dataset).batches(4, sample_weight="w")[0]
+    assert sorted(x) == ["mask", "x"] and y.shape == (4, 3) and w.shape == (4,)
+    x, y = Seen(dataset).batches(4, y="mask")[0]
+    assert x.shape == (4, 2) and y.shape == (4, 4)
+    x, y = Seen(dataset).batches(4)[0]
+    assert sorted(y) == ["w", "y"]
+    (x,) = Seen(dataset).batches(4, x="y", y=())[0]
+    assert x.shape == (4, 3)
 
 
 def test_a_last_batch_may_be_left_out() -> None:

@@ -50,6 +50,11 @@ def from_numpy(
     columns = {name: _column(name, column) for name, column in columns.items()}
     kinds = {name: partial(of_column, name, column) for name, column in columns.items()}
     found = dataset_for(catalog, key, kinds, fields, tag_types(tags))
+    for name, column in columns.items():
+        if isinstance(found.schema.fields[name], Label) and getattr(column, "shape", ())[1:] == (
+            1,
+        ):
+            columns[name] = column[:, 0]
     if keys is None:
         keys = numbered(prefix, 0, len(next(iter(columns.values()))))
     found.insert_many(columns, keys=keys, tags=dict(tags or {}))

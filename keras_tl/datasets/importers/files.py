@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -16,22 +17,38 @@ class Csv:
     Args:
         path: the file, or a URL that pandas reads.
         options: arguments of `pandas.read_csv`.
+        text: a column that is read as it stands, if `dtype` does not tell its type.
 
     Raises:
         ImportError: without pandas.
+        ValueError: if rows have more values than there are columns.
     """
 
-    def __init__(self, path: str | os.PathLike[str], options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], options: Mapping[str, Any], text: str | None = None
+    ) -> None:
         try:
             import pandas
         except ImportError as error:
             raise ImportError("CSV files need pandas: `pip install 'keras_tl[pandas]'`.") from error
         self._read, self._path = pandas.read_csv, path
-        self._options = {**options, "dtype_backend": "numpy_nullable"}
-        first = self._read(path, nrows=ROWS, **self._options)
+        # Without `index_col` what is too much in each row would shift all columns.
+        self._options = {"index_col": False, **options, "dtype_backend": "numpy_nullable"}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", pandas.errors.ParserWarning)
+                first = self._read(path, nrows=ROWS, **self._options)
+        except pandas.errors.ParserWarning as warning:
+            raise ValueError(
+                "`path` must have as many names in its first line as values in the others. "
+                f"Received: {str(path)!r}: {warning}"
+            ) from None
         self._names = {str(name): name for name in first.columns}  # numbers, without a header
         self.columns = list(self._names)
         self._dtypes = {name: first.dtypes[label] for name, label in self._names.items()}
+        told = options.get("dtype", {})
+        if text in self._names and isinstance(told, Mapping) and self._names[text] not in told:
+            self._dtypes[text] = pandas.StringDtype()  # 007 is not 7
 
     def type(self, column: str) -> type:
         return _CSV.get(self._dtypes[column].kind, object)

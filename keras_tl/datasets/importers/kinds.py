@@ -49,7 +49,8 @@ def of_column(name: str, column: Any) -> Field:
         name: of the field, for errors.
         column: numbers or text by sample. One number a sample is a label; text is `Text`, bytes are
             `Bytes`; uint8 of shape `(height, width, 1 | 3 | 4)` is an `Image`; other arrays are
-            `Array`, with `None` where their sizes differ.
+            `Array`, with `None` where their sizes differ. Integers of shape `(1,)` called `y` are
+            a label.
 
     Raises:
         ValueError: if it is none of these, or has integers below 0, of which -1 could mean that a
@@ -57,9 +58,12 @@ def of_column(name: str, column: Any) -> Field:
     """
     if not hasattr(column, "dtype") or column.dtype == object:
         return _of_list(name, list(column))
-    if len(column.shape) == 1 and column.dtype.kind == "i" and len(column):
+    shape = column.shape[1:]
+    if name == "y" and shape == (1,) and column.dtype.kind in "iu":  # as `keras.datasets` has them
+        shape = ()
+    if shape == () and column.dtype.kind == "i" and len(column):
         refuse_negative(name, int(np.min(column)))
-    return of_samples(column.shape[1:], column.dtype)
+    return of_samples(shape, column.dtype)
 
 
 def refuse_negative(name: str, least: int) -> None:
