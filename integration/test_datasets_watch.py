@@ -217,3 +217,13 @@ def test_the_changes_lead_from_one_state_to_the_next(
                 assert (change.key in keys) is (change.kind != "entered")
                 (keys.discard if change.kind == "left" else keys.add)(change.key)
             assert keys == set(view.keys())
+
+
+def test_the_end_of_a_dataset_is_told(hub: Hub, ds: d.Dataset, way: str) -> None:
+    """Nothing is said of it in the outbox, and whoever waits would wait for ever."""
+    changes = ds.where(q__gte=0).watch()
+    insert(ds, ["k30"])
+    assert next(changes) == Change("entered", "k30")
+    hub.datasets.delete("ds")
+    with pytest.raises(KeyError, match="which was deleted"):
+        next(changes)

@@ -231,6 +231,8 @@ class Boxes(Array):
 class Bytes(Field):
     """Bytes as they are; a path (`pathlib.Path`) or an open file may be given instead of them.
 
+    Of an open file it is the whole one, wherever it stands.
+
     Args:
         media: what they are, for people and players, as `"video/mp4"`.
     """

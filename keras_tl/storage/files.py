@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import stat
 import zlib
 from typing import IO, TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ class FileContent:
     def __init__(self, file: str | os.PathLike[str] | IO[bytes]) -> None:
         self._own: IO[bytes] | None = None
         if isinstance(file, (str, os.PathLike)):
+            _check_regular(os.stat(file), file)  # to open a pipe would wait for a writer
             self._own = file = open(file, "rb")  # noqa: SIM115  # closed with this object
         try:
             self._fd = file.fileno()
@@ -38,7 +40,11 @@ class FileContent:
             raise ValueError(
                 f"`file` must be a path or an open file of the system. Received: {file!r}"
             ) from error
-        self._size = os.fstat(self._fd).st_size
+        about = os.fstat(self._fd)
+        _check_regular(about, file)
+        self._size = about.st_size
+        if not self._size and os.pread(self._fd, 1, 0):  # as those of `/proc`
+            raise ValueError(f"`file` must be one that tells its size. Received: {file!r}")
         digest = hashlib.sha256()
         # Of each piece, so that a file that is written to meanwhile is not stored under a name
         # that is not its content's.
@@ -146,6 +152,10 @@ class BlobReader(io.RawIOBase):
         count = max(1, _READ_BYTES // self._chunk_size)
         expected = min(count * self._chunk_size, self._length - self._begin)
         data = b"".join(self._fetch(first, -(-expected // self._chunk_size)))
+        if not data:
+            raise ValueError(
+                f"Blob {self.name!r} must be stored until it is read. Received: none: `gc` took it"
+            )
         if len(data) != expected:
             raise self._corrupt()
         self._buffer = memoryview(data)
@@ -160,6 +170,11 @@ class BlobReader(io.RawIOBase):
         return ValueError(
             f"Blob {self.name!r} must have the SHA-256 that is its name. Received: another content"
         )
+
+
+def _check_regular(about: os.stat_result, file: object) -> None:
+    if not stat.S_ISREG(about.st_mode):
+        raise ValueError(f"`file` must be a regular file. Received: {file!r}")
 
 
 _READ_BYTES = 4 << 20

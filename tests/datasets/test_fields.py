@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -245,3 +246,12 @@ def test_dtypes_are_little_endian() -> None:
     assert Array((2,), "bfloat16").check([256, 1.0]).tolist() == [256, 1.0]  # type: ignore[union-attr]
     with pytest.raises(ValueError, match="bfloat16 holds exactly, up to 256"):
         Array((1,), "bfloat16").check([257])
+
+
+def test_files_without_a_size_are_refused(tmp_path: Path) -> None:
+    """They would be stored as no bytes at all; a pipe would wait for somebody who writes."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (Path("/dev/zero"), pipe, Path("/proc/self/status"), tmp_path):
+        with pytest.raises(ValueError, match="a file that can be read"):
+            Bytes().check(path, "`v`")
