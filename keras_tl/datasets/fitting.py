@@ -27,7 +27,7 @@ HIDES_ERRORS = keras.backend.backend() == "tensorflow"
 
 
 def adopt(
-    frame: FrameType, dataset: keras.utils.PyDataset, batches: Callable[[], Iterator[Any]]
+    frame: FrameType, dataset: keras.utils.PyDataset, batches: Callable[[Any], Iterator[Any]]
 ) -> None:
     """If the adapter of a `fit` asks (in `num_batches`), has it take the batches of an iterator.
 
@@ -37,17 +37,19 @@ def adopt(
     Args:
         frame: of who asks.
         dataset: that is asked.
-        batches: begins a pass.
+        batches: given the dataset, begins a pass.
     """
     if not adapts(frame, dataset):
         return
     adapter = frame.f_locals["self"]
     if "_get_iterator" in vars(adapter):
         return
-    weak = weakref.ref(adapter)
+    # TensorFlow never forgets a generator that it has called, nor what that refers to.
+    weak, own = weakref.ref(adapter), weakref.ref(dataset)
 
     def standardized() -> Iterator[Any]:
-        for batch in batches():
+        asked = own()
+        for batch in () if asked is None else batches(asked):
             asking = weak()
             yield batch if asking is None else asking._standardize_batch(batch)
 
