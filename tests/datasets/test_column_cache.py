@@ -19,6 +19,12 @@ from keras_tl.datasets import Array, cache_room, column_cache
 from keras_tl.datasets.column_cache import ColumnCache
 from keras_tl.datasets.columns import Columns
 
+# Backends have threads by now; the children here touch files alone.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning"),
+]
+
 ROWS = 4
 FIELDS = {"x": Array((64, 64), "uint8"), "w": Array((), "float64")}
 SIZES = {"x": 4096, "w": 8}
