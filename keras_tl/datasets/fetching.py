@@ -20,12 +20,14 @@ PATIENCE = 300.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 2.0  # s between two tries
 _T = TypeVar("_T")
 
+#: Numbers of packs by the dataset and the fields: packs never change.
+_verified: dict[tuple[str, frozenset[str]], set[int]] = {}
+
 
 def fetch(
     dataset: Dataset,
     numbers: Sequence[int],
     names: Iterable[str],
-    verified: set[int] | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Reads packs.
@@ -34,11 +36,11 @@ def fetch(
         dataset: the dataset.
         numbers: the packs.
         names: the fields whose payloads are wanted.
-        verified: packs that were verified, and need not be again; others are added.
         stopped: whether nobody waits for them any more.
 
     Yields:
-        The number and the document of each pack, verified; of other fields it has the hash only.
+        The number and the document of each pack; of other fields it has the hash only. A process
+        verifies a pack once.
 
     Raises:
         RuntimeError: a pack is gone.
@@ -58,12 +60,12 @@ def fetch(
             f"Packs of the dataset {dataset.key!r} are gone: {gone}. Their samples were deleted, "
             "and `gc` ran with a `grace` shorter than the epoch that still reads them."
         )
+    known = _verified.setdefault((dataset.uid, frozenset(wanted)), set())
     while found:
         document = found.pop()
-        if verified is None or document["_id"] not in verified:
+        if document["_id"] not in known:
             packs.verify(document)
-            if verified is not None:
-                verified.add(document["_id"])
+            known.add(document["_id"])
         yield document["_id"], document
 
 

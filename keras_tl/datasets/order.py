@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 _WINDOW_BYTES = 64 << 20
-_FIRST = 10  # packs of the first window: its rows are all there after some 10 ms
-_MOST = 256
+_LEAST, _MOST = 10, 256  # packs of a window
+_FIRST = 5  # of the first one of many: its rows are all there after some 10 ms
+_MANY = 40
 _PACKS, _ROWS = 0, 1  # streams of random numbers
 
 
@@ -22,7 +23,7 @@ def window_packs(row_bytes: int, rows: int) -> int:
     >>> window_packs(3072, 256), window_packs(8, 256), window_packs(50 << 20, 1)
     (85, 256, 10)
     """
-    return min(_MOST, max(_FIRST, _WINDOW_BYTES // max(1, row_bytes * rows)))
+    return min(_MOST, max(_LEAST, _WINDOW_BYTES // max(1, row_bytes * rows)))
 
 
 def epoch_order(
@@ -30,10 +31,10 @@ def epoch_order(
 ) -> np.ndarray:
     """Shuffles samples so that they can be read pack by pack, a window of packs at a time.
 
-    The packs are permuted and cut into windows, the first of 10 packs, so that the first batch
-    waits for few, each twice as large as the one before up to `window`; the rows of a window are
-    permuted. It is made of numbers whose stream NumPy guarantees (`Philox.random_raw`), so it is
-    the same on every machine and with every version.
+    The packs are permuted and cut into windows, and the rows of a window are permuted. The first
+    window has 10 packs, or 5 of more than 40, so that the first batch waits for few; each is twice
+    as large as the one before, up to `window`. All is made of numbers whose stream NumPy guarantees
+    (`Philox.random_raw`), so it is the same on every machine and with every version.
 
     Args:
         at: int64, the addresses of the samples: `pack * rows + row`.
@@ -126,7 +127,7 @@ def numbered(packs: np.ndarray) -> tuple[np.ndarray, int]:
 
 def _ends(packs: int, window: int) -> np.ndarray:
     ends: list[int] = []
-    size = min(_FIRST, window)
+    size = min(_FIRST if packs > _MANY else _LEAST, window)
     while (ends[-1] if ends else 0) < packs:
         ends.append((ends[-1] if ends else 0) + size)
         size = min(2 * size, window)

@@ -8,7 +8,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -68,11 +68,15 @@ class Epoch:
     resolved: Resolved
     order: Order
     number: int
-    _made: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def positions(self) -> np.ndarray:
         return self.order.positions(self.resolved, self.number)
+
+    @cached_property
+    def next(self) -> Epoch:
+        """The one that follows, if the view stays as it is."""
+        return Epoch(self.resolved, self.order, self.number + 1)
 
     def __len__(self) -> int:
         return self.order.count(len(self.resolved.at))
@@ -127,6 +131,7 @@ class Recipe:
                     batches, total = [], 0
             if batches:
                 yield total, batches
+        _ = epoch.next.positions  # while the last batches are taken
 
     def _batch(
         self, epoch: Epoch, index: int, columns: dict[str, np.ndarray], positions: np.ndarray

@@ -57,7 +57,6 @@ class Source:
         self.columns = _columns(dataset, self._fixed, cache)
         self._packs = _packs(dataset, self._loose, cache)
         self._cached = cache is not None
-        self._verified: set[int] | None = None if self._cached else set()
 
     def take(self, at: np.ndarray) -> dict[str, np.ndarray]:
         """The values of samples.
@@ -158,9 +157,7 @@ class Source:
             names = [*(self._fixed if lacking & asked else ()), *loose]
             if not asked:
                 continue
-            for pack, document in fetch(
-                self.dataset, sorted(asked), names, self._verified, stopped
-            ):
+            for pack, document in fetch(self.dataset, sorted(asked), names, stopped):
                 if pack in lacking:
                     self._keep_fixed(span, pack, document, columns)
                 if loose:
