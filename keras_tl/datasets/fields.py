@@ -109,7 +109,7 @@ class Array(Field):
     Args:
         shape: of a sample's array; `None` in it where the size differs from sample to sample.
         dtype: of its numbers: booleans, integers, floats (also `"bfloat16"`), `"complex64"`.
-        compress: `"auto"` (zstd where that saves half, tried on each pack), `"zstd"`,
+        compress: `"auto"` (zstd where that pays, tried on each pack), `"zstd"`,
             `"photo"` (uint8 images of one size: a third smaller, slower to read), or `None`.
 
     Example:
