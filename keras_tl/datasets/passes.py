@@ -57,8 +57,8 @@ class Order:
 
     def count(self, samples: int) -> int:
         """How many batches so many samples of a view make."""
-        own = len(shard(np.empty(samples, np.bool_), self.size, *self.shard, self.drop_remainder))
-        return -(-own // self.size)
+        full, rest = divmod(samples, self.size * self.shard[1])
+        return full + (not self.drop_remainder and rest >= self.shard[1])
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,12 @@ class Epoch:
         """The one that follows, if the view stays as it is."""
         return Epoch(self.resolved, self.order, self.number + 1)
 
-    def __len__(self) -> int:
+    @cached_property
+    def count(self) -> int:
         return self.order.count(len(self.resolved.at))
+
+    def __len__(self) -> int:
+        return self.count
 
 
 def identity(resolved: Resolved, order: Order) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_tl.datasets import packs
-from keras_tl.datasets.columns import Columns
+from keras_tl.datasets.columns import Columns, aligned
 from keras_tl.datasets.fetching import fetch, patiently
 from keras_tl.datasets.fields import BLOB_BYTES, Field, Text
 from keras_tl.datasets.pack_cache import PackCache, PackMemory
@@ -189,7 +189,7 @@ class Source:
                 if span.has[name][part].all():
                     found[name] = span.own[name][part]
                     continue
-            out = found[name] = np.empty((end - begin, *field.shape), field.dtype)  # type: ignore[misc]
+            out = found[name] = aligned((end - begin, *field.shape), field.dtype)  # type: ignore[misc, arg-type]
             if not any(name in span.own for span, _ in parts):
                 if not self._gather(name, at[begin:end], out):
                     self._again(name, at[begin:end], out)
