@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("keras_tl")
 
-#: Seconds that an epoch waits at its beginning for a MongoDB that is away.
-PATIENCE = 3.0
+#: Seconds that an epoch waits at its beginning for a MongoDB that is away; so many times as long
+#: the epochs that follow do not ask it.
+PATIENCE, _PAUSE = 3.0, 10
 _EVENTS = 256
 
 
@@ -32,13 +34,14 @@ class Followed:
         self._view, self._extra = view, list(extra)
         self._events = self._newest() if view.base is None else []
         self.resolved: Resolved = view.resolve(self._extra)
+        self._pause = 0.0
 
     def look(self) -> Resolved:
         """What the view has now; what it had, if MongoDB is away."""
         from pymongo import timeout
         from pymongo.errors import PyMongoError
 
-        if self._view.base is not None:
+        if self._view.base is not None or time.monotonic() < self._pause:
             return self.resolved
         try:
             with timeout(PATIENCE):
@@ -47,9 +50,12 @@ class Followed:
                 self.resolved = self._view.resolve(self._extra)
                 self._events = events
         except PyMongoError as error:
+            self._pause = time.monotonic() + _PAUSE * PATIENCE
             log.warning(
-                "MongoDB is away (%s): the epoch has the samples of the one before.",
+                "MongoDB is away (%s): the epoch has the samples of the one before, as those have "
+                "that begin in the next %.0f s.",
                 str(error).partition(",")[0],
+                _PAUSE * PATIENCE,
             )
         return self.resolved
 
