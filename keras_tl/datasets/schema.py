@@ -149,9 +149,14 @@ class Schema:
                     f"`tags[{name!r}]` must have a value a sample: {count}. Received: {len(found)}"
                 )
             wanted = TAGS.get(self.tags.get(name, ""))
-            if wanted in (bool, int) and set(map(type, found)) <= {wanted}:
+            kinds = set(map(type, found))
+            if wanted in (bool, int) and kinds <= {wanted}:
                 if wanted is bool or not found or -(2**63) <= min(found) <= max(found) < 2**63:
                     return found
+            if wanted is str and kinds <= {str}:  # of which there are few
+                for text in dict.fromkeys(found):
+                    self.check_tag(name, text, lambda: where(found.index(text)))  # noqa: B023
+                return found
             return [
                 self.check_tag(name, value, lambda row=row: where(row))  # type: ignore[misc]
                 for row, value in enumerate(found)
