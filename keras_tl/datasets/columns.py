@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from keras_tl.datasets.locks import ForkLock
-
-_LINE = 64  # bytes
 
 
 class Columns:
@@ -86,14 +83,6 @@ def as_bytes(column: np.ndarray) -> np.ndarray:
     """A column as uint8 `(n, bytes of a row)`."""
     flat = np.ascontiguousarray(column).reshape(len(column), -1)
     return flat.view(np.uint8) if flat.size else np.empty((len(column), 0), np.uint8)
-
-
-def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-    """An empty array that begins where jax on CPU takes it as it is, without a copy."""
-    size = math.prod(shape) * dtype.itemsize
-    memory = np.empty(size + _LINE, np.uint8)
-    begin = -memory.__array_interface__["data"][0] % _LINE
-    return memory[begin : begin + size].view(dtype).reshape(shape)
 
 
 def gather(rows: np.ndarray, at: np.ndarray, out: np.ndarray) -> None:

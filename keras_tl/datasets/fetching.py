@@ -48,10 +48,12 @@ def fetch(
         pymongo.errors.PyMongoError: MongoDB was away for longer than `PATIENCE`.
     """
     wanted = set(names)
-    projection = {"n": 1, "hash": 1} | {
-        f"fields.{name}" if name in wanted else f"fields.{name}.hash": 1
-        for name in dataset.schema.tensors
-    }
+    projection = None  # of all fields: it would cost the server a copy
+    if wanted != set(dataset.schema.tensors):
+        projection = {"n": 1, "hash": 1} | {
+            f"fields.{name}" if name in wanted else f"fields.{name}.hash": 1
+            for name in dataset.schema.tensors
+        }
     query = {"_id": {"$in": list(numbers)}}
     found = patiently(lambda: list(dataset.packs.find(query, projection)), stopped)
     if len(found) < len(numbers):

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_tl.datasets import packs
-from keras_tl.datasets.columns import Columns, aligned
+from keras_tl.datasets.columns import Columns
 from keras_tl.datasets.fetching import fetch, patiently
 from keras_tl.datasets.fields import BLOB_BYTES, Field, Text
+from keras_tl.datasets.memory import Memory, aligned
 from keras_tl.datasets.pack_cache import PackCache, PackMemory
 from keras_tl.datasets.spans import Ahead, Span, cut, overlap
 from keras_tl.storage.home import cache_settings
@@ -57,6 +58,7 @@ class Source:
         self.columns = _columns(dataset, self._fixed, cache)
         self._packs = _packs(dataset, self._loose, cache)
         self._cached = cache is not None
+        self._memory = Memory()
 
     def take(self, at: np.ndarray) -> dict[str, np.ndarray]:
         """The values of samples.
@@ -104,7 +106,7 @@ class Source:
         pool = ThreadPoolExecutor(_THREADS, "keras_tl-samples")
 
         def begun(first: int, last: int) -> Span:
-            span = Span(first, at[first:last], rows)
+            span = Span(first, at[first:last], rows, self._memory)
             parts = self._parts(self._lacking(span))
             span.futures = [pool.submit(self._load, span, part, stopped) for part in parts]
             return span

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_tl.datasets.memory import Memory
 from keras_tl.datasets.order import numbered
 
 _TARGET_BYTES = 16 << 20
@@ -64,12 +65,13 @@ class Span:
         begin: the first row's position.
         at: the rows' addresses.
         rows: rows of a pack.
+        memory: where its values are put.
     """
 
-    def __init__(self, begin: int, at: np.ndarray, rows: int) -> None:
+    def __init__(self, begin: int, at: np.ndarray, rows: int, memory: Memory | None = None) -> None:
         self.begin, self.end = begin, begin + len(at)
         self.at = at
-        self._rows = rows
+        self._rows, self._memory = rows, memory or Memory()
         self._pack = at // rows
         self.packs = np.unique(self._pack)
         #: Values by field, and which rows have one.
@@ -120,7 +122,8 @@ class Span:
             if name not in self.own:
                 count = len(self.at)
                 if isinstance(column, np.ndarray):
-                    self.own[name] = np.empty((count, *column.shape[1:]), column.dtype)
+                    shape = (count, *column.shape[1:])
+                    self.own[name] = self._memory.empty(shape, column.dtype)
                 else:
                     self.own[name] = np.empty(count, object)
                 self.has[name] = np.zeros(count, np.bool_)

@@ -22,15 +22,17 @@ class Packs:
         self.asked: list[list[int]] = []
         self.failures: list[Exception] = []
 
-    def find(self, query: Any, projection: Mapping[str, int]) -> list[dict[str, Any]]:
+    def find(self, query: Any, projection: Mapping[str, int] | None) -> list[dict[str, Any]]:
         numbers = query["_id"]["$in"]
         self.asked.append(numbers)
         if self.failures:
             raise self.failures.pop()
         return [self._projected(n, projection) for n in numbers if n in self.documents]
 
-    def _projected(self, number: int, projection: Mapping[str, int]) -> dict[str, Any]:
+    def _projected(self, number: int, projection: Mapping[str, int] | None) -> dict[str, Any]:
         document = self.documents[number]
+        if projection is None:
+            return document
         fields = {
             name: about if f"fields.{name}" in projection else {"hash": about["hash"]}
             for name, about in document["fields"].items()
