@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from keras_tl.datasets.locks import ForkLock
+
 _LINE = 64  # bytes
-_SMALL = 4 << 20  # bytes that the allocator keeps by itself
-_KEPT = 2
+_SMALL = 256 << 10  # bytes of which the allocator itself keeps some
+_KEPT_BYTES = 160 << 20  # that nobody has: two windows, and some batches
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
@@ -20,27 +22,22 @@ def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
 class Memory:
     """Gives arrays whose memory it gets back when they, and all views of them, are forgotten.
 
-    Pages that come from the system are filled with zeros first, which takes as long as half of
-    reading a sample from a dataset's pack.
+    The system fills pages with zeros before it gives them, which costs as much as a copy.
     """
 
     def __init__(self) -> None:
         self._free: list[np.ndarray] = []
+        self._lock = ForkLock()
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
         """An empty array, aligned."""
         size = _size(shape, dtype) + _LINE
         if size < _SMALL:
             return aligned(shape, dtype)
-        while self._free:
-            try:
-                memory = self._free.pop()
-            except IndexError:  # another thread took it
-                break
-            if size <= memory.nbytes <= 2 * size:
-                break
-        else:
-            memory = np.empty(size, np.uint8)
+        with self._lock:
+            fits = (i for i, m in enumerate(self._free) if size <= m.nbytes <= 2 * size)
+            place = next(fits, None)
+            memory = self._free.pop(place) if place is not None else np.empty(size, np.uint8)
         return _array(np.asarray(_Lent(memory, self._free)), shape, dtype)
 
 
@@ -52,7 +49,8 @@ class _Lent:
         self._memory, self._free = memory, free
 
     def __del__(self) -> None:
-        if len(self._free) < _KEPT:
+        # Called at any time, by any thread: it waits for no lock, and a list takes one as it is.
+        if sum(memory.nbytes for memory in self._free) + self._memory.nbytes <= _KEPT_BYTES:
             self._free.append(self._memory)
 
 

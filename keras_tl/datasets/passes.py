@@ -6,7 +6,6 @@ import hashlib
 import os
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,13 +16,12 @@ import numpy as np
 from keras_tl.datasets.layout import Batch, Layout, nbytes
 from keras_tl.datasets.mapping import Mapped
 from keras_tl.datasets.order import epoch_order, shard, window_packs
+from keras_tl.datasets.shelf import Piece, Shelf, fill
 from keras_tl.datasets.source import Source
 
 if TYPE_CHECKING:
     from keras_tl.datasets.resolved import Resolved
 
-_MOST_BYTES = 256 << 20  # of batches that wait, however many may
-Piece = tuple[int, list[Batch]]
 Stopped = Callable[[], bool]
 
 
@@ -165,17 +163,17 @@ class Pass(Iterator[Batch]):
         self.epoch, self.index = epoch, start
         self._recipe, self._prefetch, self._step = recipe, prefetch, step
         self._pid = 0
-        self._shelf = _Shelf(prefetch)
+        self._shelf = Shelf(prefetch)
         self._begin()
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        self._shelf = shelf = _Shelf(self._prefetch)
+        self._shelf = shelf = Shelf(self._prefetch)
         pieces = self._recipe.pieces(self.epoch, self.index, self._step, lambda: shelf.stopped)
         if self._prefetch:
             weakref.finalize(self, shelf.stop).atexit = False
             thread = threading.Thread(
-                target=_fill, args=(shelf, pieces), name="keras_tl-batches", daemon=True
+                target=fill, args=(shelf, pieces), name="keras_tl-batches", daemon=True
             )
             thread.start()
         else:
@@ -193,77 +191,3 @@ class Pass(Iterator[Batch]):
     def close(self) -> None:
         """Ends the thread."""
         self._shelf.stop()
-
-
-class _Shelf:
-    """Batches that wait, between the thread that makes them and who takes them."""
-
-    def __init__(self, most: int) -> None:
-        self.stopped = False
-        self.pieces: Iterator[Piece] | None = None  # without a thread
-        self._most = most
-        self._batches: deque[Batch] = deque()
-        self._bytes: deque[int] = deque()  # of each batch, about
-        self._failure: BaseException | None = None
-        self._changed = threading.Condition()
-
-    def put(self, size: int, batches: list[Batch]) -> bool:
-        """Puts batches there once there is room; whether somebody wants more."""
-        with self._changed:
-            while not self.stopped and (
-                len(self._batches) >= self._most
-                or (self._batches and sum(self._bytes) + size > _MOST_BYTES)
-            ):
-                self._changed.wait()
-            self._batches += batches
-            self._bytes += [size // max(1, len(batches))] * len(batches)
-            self._changed.notify_all()
-            return not self.stopped
-
-    def fail(self, failure: BaseException) -> None:
-        with self._changed:
-            self._failure = failure
-            self._changed.notify_all()
-
-    def take(self) -> Batch:
-        """The next batch.
-
-        Raises:
-            Exception: what making it has raised, once.
-            StopIteration: there are no more.
-        """
-        if self.pieces is not None:
-            while not self._batches:
-                self._batches += next(self.pieces)[1]
-            return self._batches.popleft()
-        with self._changed:
-            while not self._batches:
-                if self.stopped or self._failure is not None:
-                    failure, self._failure = self._failure, None
-                    self.stopped = True
-                    raise failure or StopIteration
-                self._changed.wait()
-            self._bytes.popleft()
-            self._changed.notify_all()
-            return self._batches.popleft()
-
-    def stop(self) -> None:
-        with self._changed:
-            self.stopped = True
-            self._batches.clear()
-            self._bytes.clear()
-            self._changed.notify_all()
-
-
-def _fill(shelf: _Shelf, pieces: Generator[Piece]) -> None:
-    """The thread; it knows nothing of who takes the batches, so that they can be forgotten."""
-    try:
-        for size, batches in pieces:
-            if not shelf.put(size, batches):
-                break
-        else:
-            shelf.fail(StopIteration())
-    except BaseException as failure:
-        shelf.fail(failure)
-    finally:
-        pieces.close()

@@ -14,7 +14,7 @@ from keras_tl.datasets import packs
 from keras_tl.datasets.columns import Columns
 from keras_tl.datasets.fetching import fetch, patiently
 from keras_tl.datasets.fields import BLOB_BYTES, Field, Text
-from keras_tl.datasets.memory import Memory, aligned
+from keras_tl.datasets.memory import Memory
 from keras_tl.datasets.pack_cache import PackCache, PackMemory
 from keras_tl.datasets.spans import Ahead, Span, cut, overlap
 from keras_tl.storage.home import cache_settings
@@ -191,7 +191,7 @@ class Source:
                 if span.has[name][part].all():
                     found[name] = span.own[name][part]
                     continue
-            out = found[name] = aligned((end - begin, *field.shape), field.dtype)  # type: ignore[misc, arg-type]
+            out = found[name] = self._memory.empty((end - begin, *field.shape), field.dtype)  # type: ignore[misc, arg-type]
             if not any(name in span.own for span, _ in parts):
                 if not self._gather(name, at[begin:end], out):
                     self._again(name, at[begin:end], out)

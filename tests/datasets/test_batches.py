@@ -26,6 +26,7 @@ from made import Made, Seen, numbered
 from keras_tl.datasets import Array, Label, Text
 from keras_tl.datasets.batches import Batches
 from keras_tl.datasets.order import epoch_order, shard, window_packs
+from keras_tl.datasets.shelf import Shelf
 
 TENSORFLOW = keras.backend.backend() == "tensorflow"
 
@@ -408,11 +409,9 @@ def test_no_more_is_made_ahead_than_was_asked_for(width: int) -> None:
 
     iterator = iter(Seen(dataset).batches(4, map=noted, prefetch=3, cache=None))
     next(iterator)
-    shelf = next(
-        thing for thing in gc.get_objects() if type(thing).__name__ == "_Shelf" and thing._batches
-    )
+    shelf = next(thing for thing in gc.get_objects() if isinstance(thing, Shelf) and thing._waiting)
     with shelf._changed:
-        assert shelf._changed.wait_for(lambda: len(shelf._batches) >= 3, 60)
+        assert shelf._changed.wait_for(lambda: len(shelf._waiting) >= 3, 60)
     deadline = time.monotonic() + 60
     while len(made) < 5 and time.monotonic() < deadline:
         time.sleep(0.001)  # the one that waits for room
@@ -421,18 +420,15 @@ def test_no_more_is_made_ahead_than_was_asked_for(width: int) -> None:
 
 
 def test_bytes_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    from keras_tl.datasets import passes
-
-    monkeypatch.setattr(passes, "_MOST_BYTES", 1000)
-    shelf = passes._Shelf(100)
-    assert shelf.put(600, [(1,), (2,)])
-    thread = threading.Thread(target=shelf.put, args=(600, [(3,)]))
+    monkeypatch.setattr("keras_tl.datasets.shelf._MOST_BYTES", 1000)
+    shelf = Shelf(100)
+    assert shelf.put((600, [(1,), (2,)]))
+    thread = threading.Thread(target=shelf.put, args=((600, [(3,)]),))
     thread.start()
     assert [shelf.take() for _ in range(3)] == [(1,), (2,), (3,)]
     thread.join(60)
-    assert not shelf._bytes
-    shelf.put(600, [(1,)])
-    thread = threading.Thread(target=shelf.put, args=(600, [(3,)]))
+    shelf.put((600, [(1,)]))
+    thread = threading.Thread(target=shelf.put, args=((600, [(3,)]),))
     thread.start()
     shelf.stop()
     thread.join(60)

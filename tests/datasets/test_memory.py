@@ -45,7 +45,7 @@ def test_what_somebody_sees_is_not_given_again(steps: list[tuple[str, int]]) -> 
                 del array
             for array, own in seen:
                 assert (array == own).all()
-    assert len(giver._free) <= memory._KEPT
+    assert sum(m.nbytes for m in giver._free) <= memory._KEPT_BYTES
 
 
 def test_memory_is_used_again() -> None:
