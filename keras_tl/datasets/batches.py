@@ -351,9 +351,8 @@ class Batches(keras.utils.PyDataset):
 
     def _made(self, number: int) -> Epoch:
         epoch = getattr(self, "_epoch", None)
-        if epoch is not None and epoch.resolved is self._resolved:
-            if epoch.number in (number, number - 1):
-                return epoch if epoch.number == number else epoch.next
+        if epoch is not None and epoch.resolved is self._resolved and epoch.number == number:
+            return epoch
         return Epoch(self._resolved, self._order, number)
 
 

@@ -114,15 +114,29 @@ def batch_random(seed: int, epoch: int, batch: int, shard: int = 0) -> np.random
 
 def numbered(packs: np.ndarray) -> tuple[np.ndarray, int]:
     """The packs as numbers from 0 up, and how many there are."""
+    first, there = _there(packs)
+    if there is None:
+        found, pack = np.unique(packs, return_inverse=True)
+        return pack, len(found)
+    number = np.cumsum(there) - 1
+    return number[packs - first], int(number[-1]) + 1
+
+
+def distinct(packs: np.ndarray) -> np.ndarray:
+    """The packs, each once, ascending."""
+    first, there = _there(packs)
+    return np.unique(packs) if there is None else np.flatnonzero(there) + first
+
+
+def _there(packs: np.ndarray) -> tuple[int, np.ndarray | None]:
+    """The first pack, and which of those from it on there are, without a sort."""
     first = int(packs.min())
     span = int(packs.max()) - first + 1
     if span > 4 * len(packs) + 1024:  # a few samples of a large dataset
-        found, pack = np.unique(packs, return_inverse=True)
-        return pack, len(found)
+        return first, None
     there = np.zeros(span, np.bool_)
     there[packs - first] = True
-    number = np.cumsum(there) - 1
-    return number[packs - first], int(number[-1]) + 1
+    return first, there
 
 
 def _ends(packs: int, window: int) -> np.ndarray:

@@ -72,11 +72,6 @@ class Epoch:
         return self.order.positions(self.resolved, self.number)
 
     @cached_property
-    def next(self) -> Epoch:
-        """The one that follows, if the view stays as it is."""
-        return Epoch(self.resolved, self.order, self.number + 1)
-
-    @cached_property
     def count(self) -> int:
         return self.order.count(len(self.resolved.at))
 
@@ -133,7 +128,6 @@ class Recipe:
                     batches, total = [], 0
             if batches:
                 yield total, batches
-        _ = epoch.next.positions  # while the last batches are taken
 
     def _batch(
         self, epoch: Epoch, index: int, columns: dict[str, np.ndarray], positions: np.ndarray

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_tl.datasets.memory import Memory
-from keras_tl.datasets.order import numbered
+from keras_tl.datasets.order import distinct, numbered
 
 _TARGET_BYTES = 16 << 20
 _MOST_BYTES = 64 << 20
@@ -73,7 +73,7 @@ class Span:
         self.at = at
         self._rows, self._memory = rows, memory or Memory()
         self._pack = at // rows
-        self.packs = np.unique(self._pack)
+        self.packs = distinct(self._pack)
         #: Values by field, and which rows have one.
         self.own: dict[str, np.ndarray] = {}
         self.has: dict[str, np.ndarray] = {}
