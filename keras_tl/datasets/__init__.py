@@ -1,5 +1,6 @@
 """Datasets that keep changing: samples, labels, tags and predictions as documents of MongoDB."""
 
+from keras_tl.datasets.batches import Batches
 from keras_tl.datasets.catalog import Datasets
 from keras_tl.datasets.collection import Dataset
 from keras_tl.datasets.fields import Array, Boxes, Bytes, Field, Mask, Text
@@ -15,6 +16,7 @@ from keras_tl.datasets.watching import Change
 __all__ = [
     "Array",
     "Audio",
+    "Batches",
     "Boxes",
     "Bytes",
     "Change",

@@ -49,8 +49,8 @@ class ColumnCache(Columns):
 
     Args:
         folder: of the cache.
-        limit: bytes of all datasets in it, exceeded by what is written between two looks at it
-            (a twentieth in each process).
+        limit: bytes of all datasets in it, besides the blobs, which have the same limit again;
+            exceeded by what is written between two looks at it (a twentieth in each process).
         uid: of the dataset.
         rows: rows of a pack.
         fields: by name, of fixed size.
