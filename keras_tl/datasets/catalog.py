@@ -211,7 +211,8 @@ class Datasets(Importing):
     def _check_unseen(self, key: str, uid: str) -> None:
         trained = {"data.uid": uid, "data.snapshot": {"$gt": ""}}
         versions = self.connection.db["versions"]
-        seen = versions.find_one(trained, {"model": 1, "version": 1}, sort=[("_id", 1)])
+        order = [("model", 1), ("version", 1)]
+        seen = versions.find_one(trained, {"model": 1, "version": 1}, sort=order)
         if seen is not None:
             others = versions.count_documents(trained) - 1
             raise ValueError(
