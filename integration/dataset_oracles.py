@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_tl.datasets import packs
+from keras_tl.datasets.storing import packs
 
 
 def rows(dataset: Any) -> dict[str, dict[str, Any]]:

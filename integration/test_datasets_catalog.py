@@ -14,7 +14,8 @@ from dataset_oracles import rows, told
 
 import keras_tl as ktl
 from keras_tl.callbacks import MongoCheckpoint
-from keras_tl.datasets import Array, Dataset, Label, writing
+from keras_tl.datasets import Array, Dataset, Label
+from keras_tl.datasets.storing import writing
 
 MOMENT = datetime(2024, 5, 1, 12, 30, 15, 123456, tzinfo=UTC)
 

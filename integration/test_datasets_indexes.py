@@ -13,7 +13,7 @@ import pytest
 
 from keras_tl import Hub
 from keras_tl import datasets as d
-from keras_tl.datasets import indexes
+from keras_tl.datasets.views import indexes
 
 
 @pytest.fixture

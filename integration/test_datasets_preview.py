@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import keras_tl as ktl
-from keras_tl.datasets import Array, Bytes, Dataset, Image, Label, pictures
+from keras_tl.datasets import Array, Bytes, Dataset, Image, Label
+from keras_tl.datasets.look import pictures
 
 X = np.random.default_rng(0).integers(0, 256, (40, 6, 5, 3), dtype=np.uint8)
 

@@ -20,8 +20,9 @@ from runner import Witness, digest
 import keras_tl as ktl
 from keras_tl import datasets as d
 from keras_tl.callbacks import MongoBackupAndRestore
-from keras_tl.datasets import fetching, following, spans
-from keras_tl.datasets.order import epoch_order, window_packs
+from keras_tl.datasets.batches import following
+from keras_tl.datasets.batches.order import epoch_order, window_packs
+from keras_tl.datasets.reading import fetching, spans
 from keras_tl.storage.cache import shared
 
 pytestmark = [

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from keras_tl import Hub
 from keras_tl import datasets as d
 from keras_tl.callbacks import MongoCheckpoint
-from keras_tl.datasets.held import Held
-from keras_tl.datasets.snapshots import Snapshot
+from keras_tl.datasets.snapshots.held import Held
+from keras_tl.datasets.snapshots.snapshots import Snapshot
 from keras_tl.storage import hooks
 
 T0 = datetime(2026, 5, 1, tzinfo=UTC)

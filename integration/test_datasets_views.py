@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from keras_tl import Hub
 from keras_tl import datasets as d
-from keras_tl.datasets.folds import drawn, part, salt
-from keras_tl.datasets.live import Live
-from keras_tl.datasets.plan import Draw, Part
-from keras_tl.datasets.view import View
+from keras_tl.datasets.views.folds import drawn, part, salt
+from keras_tl.datasets.views.live import Live
+from keras_tl.datasets.views.plan import Draw, Part
+from keras_tl.datasets.views.view import View
 
 T0 = datetime(2026, 5, 1, tzinfo=UTC)
 TAGS: dict[str, Any] = {"split": str, "q": int, "w": float, "ok": bool, "when": datetime}

@@ -13,9 +13,9 @@ from pymongo.errors import AutoReconnect, OperationFailure
 
 from keras_tl import Hub
 from keras_tl import datasets as d
-from keras_tl.datasets import watching
-from keras_tl.datasets.view import View
-from keras_tl.datasets.watching import Change
+from keras_tl.datasets.views import watching
+from keras_tl.datasets.views.view import View
+from keras_tl.datasets.views.watching import Change
 
 COUNT = 20
 TAGS = {"split": str, "q": int, "mark": int}

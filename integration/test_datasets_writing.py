@@ -16,7 +16,8 @@ import pytest
 from dataset_oracles import rows, told
 
 import keras_tl as ktl
-from keras_tl.datasets import Array, Bytes, Dataset, Image, Label, Text, writing
+from keras_tl.datasets import Array, Bytes, Dataset, Image, Label, Text
+from keras_tl.datasets.storing import writing
 from keras_tl.storage import hooks, uploads
 from keras_tl.storage.blobs import Blobs
 from keras_tl.storage.tensors import checksum

@@ -63,7 +63,7 @@ def filled(hub: Any, n: int) -> Any:
 
 
 def ours(report: Report, ds: Any, n: int, rounds: int) -> None:
-    from keras_tl.datasets import indexes
+    from keras_tl.datasets.views import indexes
 
     view, samples = ds.where(**CHOSEN), ds.samples
     query = {f"tags.{name}": {"$eq": value} for name, value in CHOSEN.items()}

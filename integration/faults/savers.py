@@ -23,7 +23,7 @@ import pymongo.collection
 
 import keras_tl as ktl
 from keras_tl import datasets
-from keras_tl.datasets import writing
+from keras_tl.datasets.storing import writing
 from keras_tl.storage import blobs, hooks, tensors, uploads
 
 STEPS, BATCH = 6, 8  # batches an epoch, samples a batch

@@ -7,17 +7,17 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from keras_tl.datasets import collecting
 from keras_tl.datasets.collection import Dataset
-from keras_tl.datasets.fields import Field
-from keras_tl.datasets.importing import Importing
-from keras_tl.datasets.names import check_key, slug
-from keras_tl.datasets.schema import Schema
+from keras_tl.datasets.importers.importing import Importing
+from keras_tl.datasets.schema.fields import Field
+from keras_tl.datasets.schema.names import check_key, slug
+from keras_tl.datasets.schema.schema import Schema
+from keras_tl.datasets.storing import collecting
 from keras_tl.storage import hooks
 from keras_tl.storage.connection import Connection
 
 if TYPE_CHECKING:
-    from keras_tl.datasets.seen import Seen
+    from keras_tl.datasets.snapshots.seen import Seen
 
 #: Of each dataset: indexes as keys and options, and options of the collection.
 COLLECTIONS: dict[str, tuple[list[tuple[Any, dict[str, Any]]], dict[str, Any]]] = {
@@ -174,7 +174,7 @@ class Datasets(Importing):
         Raises:
             KeyError: if there is no such dataset.
         """
-        from keras_tl.datasets.seen import saw
+        from keras_tl.datasets.snapshots.seen import saw
 
         return saw(self[key], sample)
 

@@ -7,17 +7,18 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from keras_tl.datasets import block, indexes, outbox
-from keras_tl.datasets.editing import Editing
-from keras_tl.datasets.names import check_key
-from keras_tl.datasets.schema import Schema
+from keras_tl.datasets.schema.names import check_key
+from keras_tl.datasets.schema.schema import Schema
+from keras_tl.datasets.storing import block, outbox
+from keras_tl.datasets.storing.editing import Editing
+from keras_tl.datasets.views import indexes
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
     from pymongo.collection import Collection
 
-    from keras_tl.datasets.saved import Views
-    from keras_tl.datasets.snapshots import Snapshots
+    from keras_tl.datasets.snapshots.snapshots import Snapshots
+    from keras_tl.datasets.views.saved import Views
     from keras_tl.storage.connection import Connection
 
 
@@ -78,14 +79,14 @@ class Dataset(Editing):
     @property
     def views(self) -> Views:
         """The saved views: `ds.views["good"]`."""
-        from keras_tl.datasets.saved import Views
+        from keras_tl.datasets.views.saved import Views
 
         return Views(self)
 
     @property
     def snapshots(self) -> Snapshots:
         """The frozen views: `ds.snapshots["v1"]`."""
-        from keras_tl.datasets.snapshots import Snapshots
+        from keras_tl.datasets.snapshots.snapshots import Snapshots
 
         return Snapshots(self)
 
@@ -212,7 +213,7 @@ class Dataset(Editing):
         ds.insert_many({"x": load(path), "key": path.name} for path in paths)
         ```
         """
-        from keras_tl.datasets.writing import Writer
+        from keras_tl.datasets.storing.writing import Writer
 
         if not isinstance(tags, Mapping | None):
             raise ValueError(f"`tags` must be a mapping of tags to values. Received: {tags!r}")

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_tl.datasets import Array, Boxes, Field, Label, Mask, Schema, Text, packs
-from keras_tl.datasets.batches import Batches
-from keras_tl.datasets.resolved import Resolved
+from keras_tl.datasets import Array, Boxes, Field, Label, Mask, Schema, Text
+from keras_tl.datasets.batches.batches import Batches
+from keras_tl.datasets.storing import packs
+from keras_tl.datasets.views.resolved import Resolved
 
 
 class Packs:

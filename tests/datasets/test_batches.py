@@ -24,9 +24,9 @@ from keras.src.trainers.epoch_iterator import EpochIterator
 from made import Made, Seen, numbered
 
 from keras_tl.datasets import Array, Label, Text
-from keras_tl.datasets.batches import Batches
-from keras_tl.datasets.order import epoch_order, shard, window_packs
-from keras_tl.datasets.shelf import Shelf
+from keras_tl.datasets.batches.batches import Batches
+from keras_tl.datasets.batches.order import epoch_order, shard, window_packs
+from keras_tl.datasets.batches.shelf import Shelf
 
 TENSORFLOW = keras.backend.backend() == "tensorflow"
 
@@ -420,7 +420,7 @@ def test_no_more_is_made_ahead_than_was_asked_for(width: int) -> None:
 
 
 def test_bytes_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keras_tl.datasets.shelf._MOST_BYTES", 1000)
+    monkeypatch.setattr("keras_tl.datasets.batches.shelf._MOST_BYTES", 1000)
     shelf = Shelf(100)
     assert shelf.put((600, [(1,), (2,)]))
     thread = threading.Thread(target=shelf.put, args=((600, [(3,)]),))

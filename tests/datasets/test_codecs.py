@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from keras_tl.datasets import codecs
+from keras_tl.datasets.storing import codecs
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("zstandard") is None, reason="zstandard is not installed"

@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_tl.datasets import Array, cache_room, column_cache
-from keras_tl.datasets.column_cache import ColumnCache
-from keras_tl.datasets.columns import Columns
+from keras_tl.datasets import Array
+from keras_tl.datasets.reading import cache_room, column_cache
+from keras_tl.datasets.reading.column_cache import ColumnCache
+from keras_tl.datasets.reading.columns import Columns
 
 # Backends have threads by now; the children here touch files alone.
 pytestmark = [

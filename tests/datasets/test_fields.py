@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from keras_tl.datasets import Array, Audio, Boxes, Bytes, Field, Image, Label, Mask, Text
-from keras_tl.datasets.casting import Refused, cast, dtype_of
-from keras_tl.datasets.fields import BLOB_BYTES, from_config
+from keras_tl.datasets.schema.casting import Refused, cast, dtype_of
+from keras_tl.datasets.schema.fields import BLOB_BYTES, from_config
 from keras_tl.storage.files import FileContent
 
 KINDS: list[Field] = [

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_tl.datasets import Label, Schema
-from keras_tl.datasets.folds import class_weights, drawn, lots, part, salt, shares
-from keras_tl.datasets.plan import Combine, Draw, Part, Plan, Where
-from keras_tl.datasets.rows import evaluate
+from keras_tl.datasets.views.folds import class_weights, drawn, lots, part, salt, shares
+from keras_tl.datasets.views.plan import Combine, Draw, Part, Plan, Where
+from keras_tl.datasets.views.rows import evaluate
 
 keys = st.lists(st.text(min_size=1, max_size=6), unique=True, max_size=60)
 salts = st.binary(min_size=16, max_size=16)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_tl.datasets.held import BUCKET, groups, has, numbers, packed
+from keras_tl.datasets.snapshots.held import BUCKET, groups, has, numbers, packed
 
 
 @given(

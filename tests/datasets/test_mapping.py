@@ -240,7 +240,7 @@ def test_what_a_sample_gets_depends_on_no_batch(albumentations: Any) -> None:
 
 
 def test_albumentations_decode_files(albumentations: Any) -> None:
-    from keras_tl.datasets import pictures as files
+    from keras_tl.datasets.look import pictures as files
 
     dataset = Made({"image": Image(6, 6, 3, encoded="png"), "y": Label(3)}, 8)
     dataset.insert(

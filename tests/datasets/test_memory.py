@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_tl.datasets import memory
-from keras_tl.datasets.memory import Memory, aligned
+from keras_tl.datasets.reading import memory
+from keras_tl.datasets.reading.memory import Memory, aligned
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "bool", "complex64"])

@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_tl.datasets.merkle import merge, root
+from keras_tl.datasets.snapshots.merkle import merge, root
 from keras_tl.storage.frozen import FrozenRows
 
 T0 = datetime(2026, 5, 1, tzinfo=UTC)

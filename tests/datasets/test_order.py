@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_tl.datasets.order import batch_random, epoch_order, shard, window_packs
+from keras_tl.datasets.batches.order import batch_random, epoch_order, shard, window_packs
 
 ROWS = 8
 

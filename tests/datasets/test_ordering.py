@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_tl.datasets.ordering import column, order
+from keras_tl.datasets.views.ordering import column, order
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from keras_tl.datasets import Array, Bytes, Image, Label, Schema, Text, packs
-from keras_tl.datasets.block import Block, of_columns, of_records
-from keras_tl.datasets.fields import BLOB_BYTES
+from keras_tl.datasets import Array, Bytes, Image, Label, Schema, Text
+from keras_tl.datasets.schema.fields import BLOB_BYTES
+from keras_tl.datasets.storing import packs
+from keras_tl.datasets.storing.block import Block, of_columns, of_records
 from keras_tl.storage.files import FileContent
 
 

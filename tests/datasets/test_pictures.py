@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from keras_tl.datasets import pictures
+from keras_tl.datasets.look import pictures
 
 Image = pytest.importorskip("PIL.Image")
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_tl.datasets import Array, Label, Schema
-from keras_tl.datasets.conditions import both, compiled, either, path, without
-from keras_tl.datasets.plan import (
+from keras_tl.datasets.views.conditions import both, compiled, either, path, without
+from keras_tl.datasets.views.plan import (
     Combine,
     Draw,
     Limit,
@@ -26,7 +26,7 @@ from keras_tl.datasets.plan import (
     from_document,
     to_document,
 )
-from keras_tl.datasets.shapes import Shape, shapes_of
+from keras_tl.datasets.views.shapes import Shape, shapes_of
 
 SCHEMA = Schema(
     {

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_tl.datasets import Array, Bytes, Field, Image, Label, Mask, Schema, Text, pictures
-from keras_tl.datasets.preview import Looking, caption, picture
+from keras_tl.datasets import Array, Bytes, Field, Image, Label, Mask, Schema, Text
+from keras_tl.datasets.look import pictures
+from keras_tl.datasets.look.preview import Looking, caption, picture
 
 
 class Shown(Looking):

@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_tl.datasets import Array, Bytes, Image, Label, Schema
-from keras_tl.datasets.names import RESERVED, check_key, check_keys, check_name, fresh_keys, slug
+from keras_tl.datasets.schema.names import (
+    RESERVED,
+    check_key,
+    check_keys,
+    check_name,
+    fresh_keys,
+    slug,
+)
 
 HOSTILE = [
     *("", " ", "a ", "$where", "a$", "a.b", ".", "a__in", "__proto__", "a\0b", "-a", "a\nb"),

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from made import Made, numbered, pictures
 from pymongo.errors import AutoReconnect, OperationFailure
 
-from keras_tl.datasets import Array, Label, fetching, spans
-from keras_tl.datasets.order import epoch_order
-from keras_tl.datasets.source import Source
-from keras_tl.datasets.spans import cut
+from keras_tl.datasets import Array, Label
+from keras_tl.datasets.batches.order import epoch_order
+from keras_tl.datasets.reading import fetching, spans
+from keras_tl.datasets.reading.source import Source
+from keras_tl.datasets.reading.spans import cut
 from keras_tl.storage.cache import shared
 
 CACHES = ["auto", "memory", None]
@@ -192,7 +193,7 @@ def test_new_samples_cost_their_packs_only() -> None:
 
 
 def test_a_cache_that_is_full_is_helped_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    from keras_tl.datasets import column_cache
+    from keras_tl.datasets.reading import column_cache
 
     monkeypatch.setattr(column_cache, "_warned", {column_cache._FULL})
     monkeypatch.setenv("KERAS_TL_CACHE_LIMIT", str(120_000))

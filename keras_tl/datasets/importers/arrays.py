@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_tl.datasets.fields import Field
 from keras_tl.datasets.importers.kinds import dataset_for, numbered, of_column, tag_types
-from keras_tl.datasets.labels import Label
+from keras_tl.datasets.schema.fields import Field
+from keras_tl.datasets.schema.labels import Label
 
 if TYPE_CHECKING:
     from keras_tl.datasets.collection import Dataset
-    from keras_tl.datasets.importing import Importing
+    from keras_tl.datasets.importers.importing import Importing
 
 #: What `keras.datasets` has, with the names of the classes where they are few and known.
 KERAS: dict[str, Sequence[str] | None] = {

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from keras_tl.datasets.fields import Field
 from keras_tl.datasets.importers.kinds import dataset_for, numbered, of_samples, tag_types
+from keras_tl.datasets.schema.fields import Field
 
 if TYPE_CHECKING:
     from keras_tl.datasets.collection import Dataset
-    from keras_tl.datasets.importing import Importing
+    from keras_tl.datasets.importers.importing import Importing
 
 _INFINITE = -1  # tf.data.INFINITE_CARDINALITY
 _PACKS = 8  # packs in memory at once, of 4 MB at most if their samples are smaller

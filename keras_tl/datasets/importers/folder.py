@@ -10,14 +10,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_tl.datasets import pictures
 from keras_tl.datasets.importers.kinds import dataset_for, tag_types
-from keras_tl.datasets.labels import Label
-from keras_tl.datasets.media import Image
+from keras_tl.datasets.look import pictures
+from keras_tl.datasets.schema.labels import Label
+from keras_tl.datasets.schema.media import Image
 
 if TYPE_CHECKING:
     from keras_tl.datasets.collection import Dataset
-    from keras_tl.datasets.importing import Importing
+    from keras_tl.datasets.importers.importing import Importing
 
 log = logging.getLogger("keras_tl")
 

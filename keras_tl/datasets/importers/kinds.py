@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_tl.datasets.fields import Array, Bytes, Field, Text
-from keras_tl.datasets.labels import Label
-from keras_tl.datasets.media import Image
-from keras_tl.datasets.names import check_name
+from keras_tl.datasets.schema.fields import Array, Bytes, Field, Text
+from keras_tl.datasets.schema.labels import Label
+from keras_tl.datasets.schema.media import Image
+from keras_tl.datasets.schema.names import check_name
 
 if TYPE_CHECKING:
     from keras_tl.datasets.collection import Dataset
-    from keras_tl.datasets.importing import Importing
+    from keras_tl.datasets.importers.importing import Importing
 
 
 def of_samples(shape: Sequence[int | None], dtype: Any) -> Field:

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from keras_tl.datasets.fields import Array, Field
 from keras_tl.datasets.importers.kinds import (
     dataset_for,
     numbered,
     refuse_negative,
     tag_types,
 )
-from keras_tl.datasets.labels import Label
+from keras_tl.datasets.schema.fields import Array, Field
+from keras_tl.datasets.schema.labels import Label
 
 if TYPE_CHECKING:
     from keras_tl.datasets.collection import Dataset
-    from keras_tl.datasets.importing import Importing
+    from keras_tl.datasets.importers.importing import Importing
 
 ROWS = 2048  # rows in memory at once: packs of any dataset become full
 _CLASSES = 10_000  # classes of a column of text at most

@@ -1,0 +1,1 @@
+"""Datasets as people look at them: figures, pictures, HTML."""

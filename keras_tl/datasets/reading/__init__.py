@@ -1,0 +1,1 @@
+"""Where the values of samples come from: memory, this machine's disk, or MongoDB."""
