@@ -203,11 +203,11 @@ class Connection:
             closer.join(timeout)
 
 
-# A thread of the parent may hold a lock at the time of a fork, and is not there to release it.
 def _again(mongodb: Any, kafka: Any, project: str, options: Mapping[str, Any]) -> Connection:
     return Connection(mongodb, kafka, project, **options)
 
 
+# A thread of the parent may hold a lock at the time of a fork, and is not there to release it.
 _live: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 
