@@ -141,11 +141,40 @@ def test_damage_is_found_once(name: str, tmp_path: Path, caplog: pytest.LogCaptu
     with caplog.at_level(logging.WARNING, "keras_tl"):
         assert cache.missing(np.arange(3)).tolist() == [0, 1]
         assert cache.missing(np.arange(3)).tolist() == [0, 1]
-    assert [r.getMessage() for r in caplog.records if "damaged" in r.getMessage()] == [
-        f"A pack in the cache {tmp_path}/columns/a was damaged and is fetched again: 1"
+    assert [r.getMessage() for r in caplog.records] == [
+        f"Packs in the cache {tmp_path}/columns/a are damaged, and fetched again. The first is 1."
     ]
     cache.put(1, rows(1))
     check(fresh(tmp_path), [1, 2])
+
+
+def test_a_cache_that_is_damaged_is_told_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = opened(tmp_path)
+    for pack in range(8):
+        cache.put(pack, rows(pack))
+    del cache
+    os.truncate(tmp_path / "columns" / "a" / "0.rows", 1000)
+    with caplog.at_level(logging.WARNING, "keras_tl"):
+        for _ in range(2):
+            assert fresh(tmp_path).missing(np.arange(8)).tolist() == list(range(8))
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("mark", [0xFFFFFFFF, 0xFFFFFFFE, 1])
+def test_no_record_counts_as_verified_by_itself(mark: int, tmp_path: Path) -> None:
+    opened(tmp_path).put(3, rows(3))
+    with open(tmp_path / "columns" / "a" / "0.index", "r+b") as file:
+        file.seek(48 * 3)
+        file.write(mark.to_bytes(4, "little") + b"\xff" * 44)
+    cache = fresh(tmp_path)
+    assert not cache.sure(np.array([3])).any() and read(cache, [12]) is None
+    for _ in range(2):
+        assert cache.missing(np.array([3])).tolist() == [3]
+        assert cache.put(3, rows(3))
+        check(cache, [3])
+        cache._columns["x"].drop(3)
 
 
 def test_a_process_that_dies_leaves_whole_packs(

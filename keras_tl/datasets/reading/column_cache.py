@@ -23,6 +23,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,8 @@ from keras_tl.datasets.storing import packs
 log = logging.getLogger("keras_tl")
 
 _RECORD = np.dtype([("mark", "<u4"), ("used", "<u4"), ("n", "<u4"), ("_", "<u4"), ("sha", "V32")])
-_NEVER = 0xFFFFFFFF
+_MARKS = 1 << 32
+_NEVER = -1  # no mark
 _MINUTES = 60.0
 _OLD = 60  # minutes after which a pack that nobody used may give way to others of its dataset
 
@@ -44,9 +46,11 @@ class ColumnCache(Columns):
     """The rows of some fields of a dataset, in files. Any number of processes may share them.
 
     A pack is verified against its hash once in each process; one that is damaged counts as not
-    there, with one warning. Datasets that were not used for longest give way, those that a process
-    uses do not: beyond the limit nothing is kept. A disk that takes nothing turns into no cache,
-    with one warning; nothing here raises `OSError`.
+    there, with one warning a cache. Datasets that were not used for longest give way, those that a
+    process uses do not: beyond the limit nothing is kept. A disk that takes nothing turns into no
+    cache, with one warning; nothing here raises `OSError`. But if another program cuts a file that
+    is mapped, or its disk goes away, the system kills the process (SIGBUS): what cleans the folder
+    up may delete files, and must not truncate them.
 
     Args:
         folder: of the cache.
@@ -102,10 +106,10 @@ class ColumnCache(Columns):
         for column in self._columns.values():
             for pack in packs[~column.sure(packs)].tolist():
                 if column.verify(pack) is False:
-                    log.warning(
-                        "A pack in the cache %s was damaged and is fetched again: %d",
-                        self._folder.path,
-                        pack,
+                    self._warn(
+                        f"damaged: {self._folder.path}",
+                        "Packs in the cache %s are damaged, and fetched again. The first is %d.",
+                        *(self._folder.path, pack),
                     )
                     with self._folder.lock():
                         column.drop(pack)
@@ -150,15 +154,19 @@ class ColumnCache(Columns):
         return excess <= 0
 
     def _close(self, why: str) -> None:
-        if self._closed is None and why not in _warned:
-            _warned.add(why)
-            log.warning(
+        if self._closed is None:
+            self._warn(
+                why,
                 "The cache %s %s: other samples are read from MongoDB in each epoch. See "
                 "KERAS_TL_CACHE and KERAS_TL_CACHE_LIMIT.",
-                self._home,
-                why,
+                *(self._home, why),
             )
         self._closed = why
+
+    def _warn(self, about: str, message: str, *values: Any) -> None:
+        if about not in _warned:
+            _warned.add(about)
+            log.warning(message, *values)
 
 
 _FULL = "is full of what is in use"
@@ -209,7 +217,7 @@ class _Column:
         weakref.finalize(self, os.close, self._index_fd)
         self._data = np.empty((0, self._size), np.uint8)
         self._index = np.empty(0, _RECORD)
-        self._verified = np.empty(0, np.uint32)
+        self._verified = np.empty(0, np.int64)  # the mark that each pack had then
 
     def reserve(self, packs: int) -> None:
         if packs <= len(self._index):
@@ -217,7 +225,7 @@ class _Column:
         packs = max(packs, 2 * len(self._index))
         index = _mapped(self._index_fd, packs * _RECORD.itemsize).view(_RECORD)
         data = _mapped(self._data_fd, packs * self._rows * self._size)
-        verified = np.full(packs, _NEVER, np.uint32)
+        verified = np.full(packs, _NEVER, np.int64)
         verified[: len(self._verified)] = self._verified
         self._data, self._verified = data.reshape(-1, self._size), verified
         self._index = index
@@ -259,7 +267,7 @@ class _Column:
     def drop(self, pack: int) -> None:
         mark = int(self._index["mark"][pack])
         if mark & 1:
-            self._note(pack, "mark", mark + 1)
+            self._note(pack, "mark", (mark + 1) % _MARKS)
 
     def take(self, at: np.ndarray, out: np.ndarray) -> bool:
         packs = at // self._rows
