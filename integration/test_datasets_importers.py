@@ -108,9 +108,32 @@ def test_keys_of_a_csv_stay_as_they_are(hub: ktl.Hub, tmp_path: Path) -> None:
     path.write_text("007;1\n")
     found = hub.datasets.from_csv("bare", path, x=["1"], key_column="0", sep=";", header=None)
     assert found.keys() == ["007"]
-    path.write_text("a,b\n1,2,3\n")
-    with pytest.raises(ValueError, match="`path` must have as many names in its first line"):
-        hub.datasets.from_csv("more", path, x=["a"])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "`path` must have rows"),
+        ("\n\n", "`path` must have rows"),
+        ("a,b\n", "`path` must have rows"),
+        ("a,b\n1,2,3\n", "`path` must have as many names in its first line"),
+        ("a,b\n1,2\n1,2,3\n", "`path` must have as many names .* in line 3"),
+        ("a,b\n" + "1,2\n" * 3000 + "1,2,3\n", "`path` must have as many names .* in line 3002"),
+    ],
+)
+def test_a_csv_that_is_no_table(hub: ktl.Hub, tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=says):
+        hub.datasets.from_csv("none", path, x=["a"], y="b")
+
+
+def test_a_label_without_a_value_has_no_classes(hub: ktl.Hub, tmp_path: Path) -> None:
+    import pandas as pd
+
+    pd.DataFrame({"a": [1.0], "y": pd.array([None], "string")}).to_parquet(tmp_path / "t")
+    with pytest.raises(ValueError, match="`y` must name a column that has values"):
+        hub.datasets.from_parquet("none", tmp_path / "t", x=["a"], y="y")
 
 
 def test_arrays_in_a_file_are_read_in_parts(hub: ktl.Hub, tmp_path: Path) -> None:

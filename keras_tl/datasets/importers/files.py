@@ -21,7 +21,7 @@ class Csv:
 
     Raises:
         ImportError: without pandas.
-        ValueError: if rows have more values than there are columns.
+        ValueError: if rows have more values than there are columns, or there are no rows.
     """
 
     def __init__(
@@ -32,17 +32,19 @@ class Csv:
         except ImportError as error:
             raise ImportError("CSV files need pandas: `pip install 'keras_tl[pandas]'`.") from error
         self._read, self._path = pandas.read_csv, path
+        self._parsing = pandas.errors.ParserError
         # Without `index_col` what is too much in each row would shift all columns.
         self._options = {"index_col": False, **options, "dtype_backend": "numpy_nullable"}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", pandas.errors.ParserWarning)
                 first = self._read(path, nrows=ROWS, **self._options)
-        except pandas.errors.ParserWarning as warning:
-            raise ValueError(
-                "`path` must have as many names in its first line as values in the others. "
-                f"Received: {str(path)!r}: {warning}"
-            ) from None
+        except (pandas.errors.ParserWarning, self._parsing) as error:
+            raise self._uneven(error) from None
+        except pandas.errors.EmptyDataError:
+            first = pandas.DataFrame()
+        if not len(first):
+            raise ValueError(f"`path` must have rows. Received: {str(path)!r}, without any")
         self._names = {str(name): name for name in first.columns}  # numbers, without a header
         self.columns = list(self._names)
         self._dtypes = {name: first.dtypes[label] for name, label in self._names.items()}
@@ -50,15 +52,25 @@ class Csv:
         if text in self._names and isinstance(told, Mapping) and self._names[text] not in told:
             self._dtypes[text] = pandas.StringDtype()  # 007 is not 7
 
+    def _uneven(self, error: Exception) -> ValueError:
+        return ValueError(
+            "`path` must have as many names in its first line as values in the others. "
+            f"Received: {str(self._path)!r}: {error}"
+        )
+
     def type(self, column: str) -> type:
         return _CSV.get(self._dtypes[column].kind, object)
 
     def rows(self, columns: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
         labels = [self._names[name] for name in columns]
-        # What the first rows told holds for all, or the type would change from part to part.
-        told = {self._names[n]: d for n, d in self._dtypes.items() if d.kind != "M"}
-        options = {**self._options, "usecols": labels, "chunksize": ROWS}
-        options["dtype"] = {label: told[label] for label in labels if label in told}
+        # What the first rows told holds for all, or the type would change from part to part. All
+        # columns are read: with `usecols` pandas lets lines pass that have too many values.
+        options = {**self._options, "chunksize": ROWS}
+        options["dtype"] = {
+            self._names[name]: kind if name in columns else "string"
+            for name, kind in self._dtypes.items()
+            if kind.kind != "M"
+        }
         try:
             with self._read(self._path, **options) as parts:
                 for part in parts:
@@ -66,6 +78,8 @@ class Csv:
                         name: part[label].astype(object).where(part[label].notna(), None).tolist()
                         for name, label in zip(columns, labels, strict=True)
                     }
+        except self._parsing as error:
+            raise self._uneven(error) from None
         except ValueError as error:
             raise ValueError(
                 f"`path` must have columns of the types that their first {ROWS} rows have, or "

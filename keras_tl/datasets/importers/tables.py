@@ -104,8 +104,10 @@ def _label(table: Table, name: str) -> Label:
             raise ValueError(
                 f"`y` must name a column of {_CLASSES} classes at most. Received: {name!r}"
             )
-    if kind is str:
+    if kind is str and seen:
         return Label(names=sorted(seen))
+    if kind is str:
+        raise ValueError(f"`y` must name a column that has values. Received: {name!r}")
     refuse_negative("y", int(min(seen, default=0)))
     return Label()
 
