@@ -9,12 +9,14 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import history
 import inputs
 import oracles
 import pytest
+from children import Place
 
 import keras_tl as ktl
 from keras_tl import services
@@ -43,6 +45,25 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[services.Stack]:
     with services.up(folder, broker=inputs.BEST) as made:
         yield made
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def mongodb(stack: services.Stack) -> Iterator[str]:
+    """A transaction of a process that was killed in it holds its locks for a short time only."""
+    import pymongo
+
+    with pymongo.MongoClient(stack.mongodb) as client:
+        for seconds in (2, 60):  # the latter is MongoDB's own
+            client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=seconds)
+            if seconds == 2:
+                yield stack.mongodb
+
+
+@pytest.fixture
+def place(mongodb: str, tmp_path: Path) -> Iterator[Place]:
+    made = Place(mongodb, tmp_path)
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session")

@@ -124,7 +124,7 @@ class Mutant:
         def insert_many(self: Any, documents: Any, *args: Any, **options: Any) -> Any:
             options.pop("session", None)
             if self.name.startswith("heads."):
-                hooks.phase("dataset-transaction")
+                hooks.phase("dataset-apart")
             return real(self, documents, *args, **options)
 
         pymongo.collection.Collection.insert_many = insert_many

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import pytest
 import stored
 from children import FULL, Place
 
-from keras_tl import services
 from keras_tl.models import Run
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -21,14 +20,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 LARGE = 600  # squared and in float32: two chunks
 
 
-@pytest.fixture
-def place(
-    stack: services.Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Place]:
-    made = Place(stack.mongodb, tmp_path)
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_TL_CACHE", str(tmp_path / "cache"))
-    yield made
-    made.close()
 
 
 def large(content: float) -> keras.Model:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,25 +30,6 @@ INSERT = [
 PACKS = ("dataset-packs", 1)
 EDIT = [("dataset-editing", 1), ("dataset-edited", 2), ("dataset-editing", 4), ("dataset-gc", 1)]
 DELETE = [("dataset-deleted", 1)]
-
-
-@pytest.fixture(scope="module")
-def mongodb(stack: services.Stack) -> Iterator[str]:
-    """A transaction of a process that was killed in it holds its locks for a short time only."""
-    import pymongo
-
-    with pymongo.MongoClient(stack.mongodb) as client:
-        for seconds in (1, 60):  # the latter is MongoDB's own
-            client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=seconds)
-            if seconds == 1:
-                yield stack.mongodb
-
-
-@pytest.fixture
-def place(mongodb: str, tmp_path: Path) -> Iterator[Place]:
-    made = Place(mongodb, tmp_path)
-    yield made
-    made.close()
 
 
 def dataset(place: Place) -> Dataset:
@@ -192,7 +172,7 @@ def test_a_server_that_dies_between_packs_and_their_heads(
             hooks.hook = None
             stack.kill("mongodb")
             stack.restart("mongodb")
-            place.client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=1)
+            place.client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=2)
             # As if they had not reached its journal.
             found.packs.delete_many({"_id": {"$gt": 0}})
 
@@ -203,7 +183,7 @@ def test_a_server_that_dies_between_packs_and_their_heads(
 
 def test_a_writer_without_transactions_is_noticed(place: Place) -> None:
     place.start("insert", n=N, part=slice(1)).finish()
-    kill = ("dataset-transaction", 2)
+    kill = ("dataset-apart", 1)
     mutant = place.start("insert", n=N, mutants=["apart"], kill=kill)
     killed(mutant, kill)
     with pytest.raises(AssertionError):

@@ -21,7 +21,6 @@ import stored
 from children import FULL, Child, Place
 from inputs import SEED
 
-from keras_tl import services
 from keras_tl.storage import blobs, hooks
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -45,25 +44,6 @@ CLEAN = [("version-buried", 1), ("blob-gc", 1)]
 PROMOTE = [("alias-transaction", 2), ("alias-transaction", 4), ("alias-committed", 2)]
 #: Of other tests: what events, orders and datasets go through.
 ELSEWHERE = ("chunk-", "order-", "dataset-", "snapshot-")
-
-
-@pytest.fixture(scope="module")
-def mongodb(stack: services.Stack) -> Iterator[str]:
-    """A transaction of a process that was killed in it holds its locks for a short time only."""
-    import pymongo
-
-    with pymongo.MongoClient(stack.mongodb) as client:
-        for seconds in (2, 60):  # the latter is MongoDB's own
-            client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=seconds)
-            if seconds == 2:
-                yield stack.mongodb
-
-
-@pytest.fixture
-def place(mongodb: str, tmp_path: Path) -> Iterator[Place]:
-    made = Place(mongodb, tmp_path)
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")
