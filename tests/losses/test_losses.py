@@ -111,7 +111,7 @@ def test_normalized_mean_squared_error_of_nothing_is_finite() -> None:
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)
-@given(st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=2, max_size=4))
+@given(st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=3, max_size=3))
 def test_jaccard_of_hard_masks_is_scikit_learns(masks: list[list[bool]]) -> None:
     true = np.array(masks)
     predicted = np.roll(true, 1, axis=0)
