@@ -16,6 +16,7 @@ from keras_tl.datasets.importers.kinds import (
 )
 from keras_tl.datasets.schema.fields import Array, Field
 from keras_tl.datasets.schema.labels import Label
+from keras_tl.datasets.storing.writing import insert
 
 if TYPE_CHECKING:
     from keras_tl.datasets.collection import Dataset
@@ -48,6 +49,7 @@ def load(
     tags: Mapping[str, Any] | None,
     key_column: str | None,
     prefix: str,
+    replace: bool,
 ) -> Dataset:
     """See `Importing.from_csv`."""
     x, fields = list(x or ()), dict(fields or {})
@@ -84,7 +86,7 @@ def load(
         else:
             keys = _keys(rows[key_column], prefix, done)
         tagged = {**(tags or {}), **{name: rows[name] for name in tag_columns}}
-        found.insert_many(columns, keys=keys, tags=tagged)
+        insert(found, columns, keys, tagged, replace, keep=True)
         done += count
     return found
 
