@@ -16,7 +16,7 @@ import pytest
 
 import keras_tl as ktl
 from keras_tl.datasets import Array, Bytes, Dataset, Image, Label, Text
-from keras_tl.datasets.importers import elements, folder, tables
+from keras_tl.datasets.importers import elements, folder, kinds, tables
 
 RANDOM = np.random.default_rng(0)
 
@@ -154,6 +154,42 @@ def test_labels_as_keras_has_them(hub: ktl.Hub) -> None:
     found = hub.datasets.from_numpy("hot", x=x, y=np.eye(3, dtype="float32"))
     x, y = found.batches(3)[0]
     assert x.shape == (3, 2) and y.tolist() == np.eye(3).tolist()
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        np.array(["b", "a", "c"]),
+        np.array([["b"], ["a"], ["c"]]),
+        np.array(["b", "a", "c"], object),
+        ["b", "a", "c"],
+        ["b", None, "a", "c"],
+    ],
+)
+def test_labels_by_name(hub: ktl.Hub, y: Any) -> None:
+    n = len(y)
+
+    def load(**options: Any) -> Dataset:
+        return hub.datasets.from_numpy("named", x=np.zeros((n, 2)), y=y, **options)
+
+    found = load()
+    assert found.schema.fields["y"] == Label(names=["a", "b", "c"])
+    expected = [1, None, 0, 2] if n == 4 else [1, 0, 2]
+    assert [sample.labels["y"] for sample in found] == expected
+    assert load().count == n
+    with pytest.raises(ValueError, match="`y` of sample '00000000' .*'b'"):
+        hub.datasets.create("other", x=Array((2,), "float64"), y=Label(names=["a", "c"]))
+        hub.datasets.from_numpy("other", x=np.zeros((n, 2)), y=y)
+
+
+def test_text_that_is_no_label(hub: ktl.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    y = [f"sentence {i}" for i in range(5)]
+    found = hub.datasets.from_numpy("text", x=np.zeros((5, 2)), y=y, fields={"y": Text()})
+    assert found.schema.fields["y"] == Text() and found["00000003"]["y"] == "sentence 3"
+    monkeypatch.setattr(kinds, "CLASSES", 4)
+    for given in (y, np.array(y)):
+        with pytest.raises(ValueError, match="`y` must be given a kind .* Received: 5"):
+            hub.datasets.from_numpy("many", x=np.zeros((5, 2)), y=given)
 
 
 def test_keys_of_a_csv_stay_as_they_are(hub: ktl.Hub, tmp_path: Path) -> None:

@@ -60,9 +60,9 @@ class Importing:
         Args:
             key: of the dataset.
             fields: kinds by name, where they are to be others than these: one number a sample is a
-                `Label`, and integers `y` of shape `(n, 1)` are, too; text is `Text`, bytes are
-                `Bytes`, uint8 of shape `(n, height, width, 1 | 3 | 4)` is an `Image`, all else is
-                an `Array`.
+                `Label`, and so are integers `y` of shape `(n, 1)`; text `y` is a `Label` with the
+                classes that there are, sorted; other text is `Text`, bytes are `Bytes`, uint8 of
+                shape `(n, height, width, 1 | 3 | 4)` is an `Image`, all else is an `Array`.
             tags: values by name: one for all samples, or a column.
             keys: of the samples; default: `prefix` and the row's number in eight digits.
             prefix: see the class.
