@@ -23,6 +23,7 @@ from keras_tl.callbacks import MongoBackupAndRestore
 from keras_tl.datasets.batches import following
 from keras_tl.datasets.batches.order import epoch_order, window_packs
 from keras_tl.datasets.reading import fetching, spans
+from keras_tl.datasets.reading.source import Source
 from keras_tl.storage.cache import shared
 
 pytestmark = [
@@ -233,6 +234,39 @@ def test_values_of_any_kind_and_size(hub: ktl.Hub, cache: str | None, read: list
         assert place == 4
         shared().flush()
     assert set(read) == (set() if cache else {0})
+
+
+@pytest.mark.parametrize("deleted", [True, False])
+@pytest.mark.parametrize("cache", ["memory", None])
+def test_what_is_gone_beneath_an_epoch_is_told(
+    hub: ktl.Hub, cache: str | None, deleted: bool
+) -> None:
+    ds = hub.datasets.create("gone", x=d.Bytes(), y=d.Label(3))
+    ds.insert_many({"x": [bytes([i]) * (2 << 20) for i in range(2)], "y": [0] * 2})
+    source, at = Source(ds, ["x"], cache), ds.resolve().at
+    source.take(at[:1])  # of the other one the name of its blob is kept
+    if deleted:
+        hub.datasets.delete("gone")
+    else:
+        ds.delete(ds)
+        ds.gc(0)
+    hub.models.gc(0)
+    what = "Packs .0." if cache is None else "Large values"
+    failure, says = RuntimeError, f"{what} of the dataset 'gone' are gone. Their samples"
+    if deleted:
+        failure, says = KeyError, "'gone', which was deleted"
+    with pytest.raises(failure, match=says):
+        source.take(at[1:])
+
+
+def test_no_epoch_begins_of_a_dataset_that_was_deleted(hub: ktl.Hub) -> None:
+    batches = filled(hub, 300).batches(64, cache="memory")
+    assert ids(batches) == list(range(300))
+    hub.datasets.delete("numbers")
+    with pytest.raises(KeyError, match="'numbers', which was deleted"):
+        list(batches)
+    with pytest.raises(KeyError, match="'numbers', which was deleted"):
+        network().fit(batches, verbose=0)
 
 
 # The server.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_tl.datasets.reading.columns import Columns
-from keras_tl.datasets.reading.fetching import fetch, patiently
+from keras_tl.datasets.reading.fetching import fetch, gone, patiently
 from keras_tl.datasets.reading.memory import Memory
 from keras_tl.datasets.reading.pack_cache import PackCache, PackMemory
 from keras_tl.datasets.reading.spans import Ahead, Span, cut, overlap
@@ -71,6 +71,7 @@ class Source:
 
         Raises:
             RuntimeError: samples are gone.
+            KeyError: the dataset was deleted.
             ValueError: a pack or a blob is damaged.
             pymongo.errors.PyMongoError: MongoDB was away for longer than `fetching.PATIENCE`.
         """
@@ -246,9 +247,11 @@ class Source:
         from keras_tl.storage.cache import shared
 
         blobs = Blobs(self.dataset.connection.db)
-        if not self._cached:
-            return patiently(partial(blobs.get_many, names))
-        return patiently(partial(shared().get_many, blobs, names))
+        get = partial(shared().get_many, blobs) if self._cached else blobs.get_many
+        try:
+            return patiently(partial(get, names))
+        except KeyError:
+            raise gone(self.dataset, "Large values") from None
 
 
 def _columns(dataset: Dataset, fields: Mapping[str, Field], cache: str | None) -> Columns | None:
