@@ -23,12 +23,13 @@ from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 from keras.src.trainers.epoch_iterator import EpochIterator
 from made import Made, Seen, numbered
 
-from keras_tl.datasets import Array, Label, Text
+from keras_tl.datasets import Array, Image, Label, Text
 from keras_tl.datasets.batches.batches import Batches
 from keras_tl.datasets.batches.order import epoch_order, shard, window_packs
 from keras_tl.datasets.batches.shelf import Shelf
 
 TENSORFLOW = keras.backend.backend() == "tensorflow"
+PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
@@ -658,14 +659,15 @@ def test_what_a_map_makes_of_missing_labels_is_trained_on() -> None:
 
 @pytest.mark.parametrize("mapped", [False, True])
 def test_what_is_no_array_is_named_in_fit(mapped: bool) -> None:
-    dataset = Made({"x": Array((4,)), "text": Text(), "r": Array((None,)), "y": Label(3)})
-    rows = [np.ones(n + 1, "float32") for n in range(9)]
-    dataset.insert({"x": np.ones((9, 4)), "text": ["a"] * 9, "r": rows, "y": [1] * 9})
+    fields = {"x": Array((4,)), "text": Text(), "r": Array((None,)), "y": Label(3)}
+    dataset = Made({**fields, "photo": Image(4, 4, 3, encoded="any")})
+    columns = {"r": [np.ones(n + 1, "float32") for n in range(9)], "photo": [PNG] * 9}
+    dataset.insert({"x": np.ones((9, 4)), "text": ["a"] * 9, "y": [1] * 9, **columns})
     same_map: Any = (lambda columns: columns) if mapped else None
-    for x, kind in (("text", "str"), (["x", "r"], "ndarray")):
+    for x, kind in (("text", "str"), (["x", "r"], "ndarray"), ("photo", "bytes")):
         name = x if isinstance(x, str) else x[-1]
         batches = Seen(dataset).batches(4, x=x, map=same_map)
-        message = f"`{name}` must be numbers in one array .* `map` .* a column of {kind}"
+        message = f"`{name}` must be numbers in one array .*map=.* a column of {kind}"
         for use in (network().fit, network().predict):
             with pytest.raises(ValueError, match=message):
                 use(batches, verbose=0)

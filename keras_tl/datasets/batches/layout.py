@@ -130,9 +130,9 @@ class Layout:
         for name, column in self.named(batch):
             if getattr(column, "dtype", None) == np.dtype(object):
                 raise ValueError(
-                    f"`{name}` must be numbers in one array for a model: a `map` makes them of "
-                    "texts, files, and values whose size varies. Received: a column of "
-                    f"{type(column[0]).__name__}"
+                    f"`{name}` must be numbers in one array for a model: `batches(map=...)` makes "
+                    "them of texts, encoded images and values whose size varies. Received: a "
+                    f"column of {type(column[0]).__name__}"
                 )
 
     def batch(self, columns: Mapping[str, Any]) -> Batch:
