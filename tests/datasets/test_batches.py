@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import signal
 import threading
 import time
 import warnings
@@ -162,6 +163,19 @@ def test_what_comes_in_a_row_is_read_ahead() -> None:
     batches = Seen(dataset).batches(8, cache=None)
     assert sum(ids(batches[i] for i in range(50)), []) == list(range(400))
     assert len([n for asked in dataset.packs.asked for n in asked]) <= 53
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_an_index_that_failed_can_be_asked_for_again(prefetch: int) -> None:
+    dataset = numbered(400)
+    batches = Seen(dataset).batches(8, cache=None, prefetch=prefetch)
+    found, pack = [], dataset.packs.documents.pop(40)
+    with pytest.raises(RuntimeError, match="are gone"):
+        while True:
+            found += ids([batches[len(found)]])
+    dataset.packs.documents[40] = pack
+    found += ids(batches[i] for i in range(len(found), 50))
+    assert found == [list(range(i, i + 8)) for i in range(0, 400, 8)]
 
 
 # In `fit`.
@@ -469,6 +483,33 @@ def test_a_fork_goes_on_by_itself() -> None:
             os._exit(2)
     assert os.waitpid(pid, 0)[1] == 0
     assert first + ids(iterator) == expected(dataset, 8, 0)
+
+
+def test_a_fork_does_not_wait_for_a_thread_that_it_has_not() -> None:
+    iterator = iter(Seen(numbered(400)).batches(8))
+    next(iterator)
+    shelf = next(thing for thing in gc.get_objects() if isinstance(thing, Shelf))
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with shelf._changed:
+            held.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    pid = os.fork()
+    if not pid:
+        signal.alarm(20)
+        next(iterator)
+        iterator.close()  # type: ignore[attr-defined]
+        del iterator
+        os._exit(0)
+    done.set()
+    thread.join()
+    assert os.waitpid(pid, 0)[1] == 0
+    iterator.close()  # type: ignore[attr-defined]
 
 
 # States.
