@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +32,18 @@ BROKERS = ["tansu", "kafka"] if os.environ.get("KAFKA_HOME") else ["tansu"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # What one process has compiled the next ones find; a kill may leave half a file.
+    compiled = tempfile.mkdtemp(prefix="keras_tl-jax-")
+    config.add_cleanup(lambda: shutil.rmtree(compiled, ignore_errors=True))
+    config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache")
+    here = Path(__file__).parent
+    os.environ |= {
+        "JAX_COMPILATION_CACHE_DIR": compiled,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "PYTHONPATH": os.pathsep.join([str(here / "lean"), str(here.parent)]),
+        "KERAS_TL_TEST_HIDE": "tensorflow sklearn matplotlib pandas",
+    }
     # kafka-python 3.0 reads its own schemas this way on import.
     config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is dep:DeprecationWarning")
 

@@ -404,7 +404,6 @@ def test_a_killed_process_goes_on_in_the_middle_of_an_epoch(hub: ktl.Hub) -> Non
     process = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", KILLED]
         + [str(here.parent), hub.connection._uri or "", hub.project],
-        env={**os.environ, "PYTHONPATH": str(here.parents[1])},
         capture_output=True,
         text=True,
         timeout=200,
@@ -453,7 +452,6 @@ assert t.ids(ds.batches(100)) == list(range(t.COUNT))
     given = [str(here.parent), hub.connection._uri or "", hub.project]
     subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, *given],
-        env={**os.environ, "PYTHONPATH": str(here.parents[1])},
         check=True,
         timeout=200,
     )

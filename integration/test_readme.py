@@ -42,7 +42,7 @@ def python(code: Path, mongodb: str, broker: str, project: str, home: Path, *arg
         cwd=home,
         env={
             **os.environ,
-            "PYTHONPATH": str(ROOT),
+            "KERAS_TL_TEST_HIDE": "tensorflow",
             "KERAS_TL_HOME": str(home),
             "KERAS_TL_MONGODB": mongodb,
             "KERAS_TL_KAFKA": broker,

@@ -242,6 +242,5 @@ def environment(backend: str, home: Path) -> dict[str, str]:
         **os.environ,
         "KERAS_BACKEND": backend,
         "KERAS_TL_HOME": str(home),
-        "PYTHONPATH": str(ROOT),
         "TF_CPP_MIN_LOG_LEVEL": "2",
     }
