@@ -6,6 +6,14 @@
 import os
 import sys
 
-for name in os.environ.get("KERAS_TL_TEST_HIDE", "").split():
-    if name != os.environ.get("KERAS_BACKEND"):
-        sys.modules[name] = None
+hidden = set(os.environ.get("KERAS_TL_TEST_HIDE", "").split()) - {os.environ.get("KERAS_BACKEND")}
+
+
+class Hides:
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        if name in hidden:  # None in sys.modules would say that it is there
+            raise ModuleNotFoundError(f"{name} is hidden by a test", name=name)
+
+
+sys.meta_path.insert(0, Hides)
