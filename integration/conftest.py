@@ -42,7 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "PYTHONPATH": os.pathsep.join([str(here / "lean"), str(here.parent)]),
-        "KERAS_TL_TEST_HIDE": "tensorflow sklearn matplotlib",
+        "KERAS_TL_TEST_HIDE": "tensorflow sklearn matplotlib pandas",
     }
     # kafka-python 3.0 reads its own schemas this way on import.
     config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is dep:DeprecationWarning")
