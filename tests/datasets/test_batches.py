@@ -26,6 +26,7 @@ from made import Made, Seen, numbered
 
 from keras_tl.datasets import Array, Image, Label, Text
 from keras_tl.datasets.batches.batches import Batches
+from keras_tl.datasets.batches.layout import nbytes
 from keras_tl.datasets.batches.order import epoch_order, shard, window_packs
 from keras_tl.datasets.batches.shelf import Shelf
 
@@ -445,9 +446,17 @@ def test_bytes_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.put((600, [(1,)]))
     thread = threading.Thread(target=shelf.put, args=((600, [(3,)]),))
     thread.start()
+    monkeypatch.setattr("keras_tl.datasets.batches.shelf.os", None)  # as at the interpreter's end
     shelf.stop()
     thread.join(60)
     assert not thread.is_alive()
+
+
+def test_objects_count_what_they_have() -> None:
+    column = np.array(["abc", b"ab", None, np.zeros((2, 3), "int32"), {}], object)
+    assert (
+        nbytes({"a": column, "b": np.zeros(5, "uint8"), "c": [1]}) == 3 + 2 + 1024 + 24 + 1024 + 5
+    )
 
 
 def test_batches_that_are_forgotten_end_their_thread() -> None:

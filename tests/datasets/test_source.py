@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from made import Made, numbered, pictures
 from pymongo.errors import AutoReconnect, OperationFailure
 
-from keras_tl.datasets import Array, Label
+from keras_tl.datasets import Array, Bytes, Label
 from keras_tl.datasets.batches.order import epoch_order
 from keras_tl.datasets.reading import fetching, spans
 from keras_tl.datasets.reading.source import Source
 from keras_tl.datasets.reading.spans import cut
+from keras_tl.datasets.storing.packs import Blob
 from keras_tl.storage.cache import shared
 
 CACHES = ["auto", "memory", None]
@@ -44,7 +45,7 @@ def check(dataset: Made, at: np.ndarray, found: dict[str, np.ndarray]) -> None:
 )
 def test_spans_cover_all_and_share_no_pack(packs: list[int], first: int, row_bytes: int) -> None:
     at = np.array([pack * 4 + i % 4 for i, pack in enumerate(packs)], np.int64)
-    found = cut(at, 4, first, row_bytes)
+    found = list(cut(at, 4, first, lambda: row_bytes))
     assert [end for _, end in found[:-1]] == [begin for begin, _ in found[1:]]
     assert not len(at) or (found[0][0], found[-1][1]) == (0, len(at))
     most = max(first, spans._MOST_BYTES // row_bytes)
@@ -177,6 +178,40 @@ def test_the_first_batch_waits_for_one_pack() -> None:
     begin, end, _ = next(rows)
     assert begin == 0 and dataset.packs.asked[0] == [0]
     rows.close()
+
+
+def test_values_of_varying_size_count_what_they_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_TARGET_BYTES", "_AHEAD_BYTES"):
+        monkeypatch.setattr(spans, name, 1 << 20)
+    dataset = Made({"v": Bytes(), "y": Label(2)})
+    dataset.insert({"v": [bytes([n]) * 100_000 for n in range(240)], "y": [0] * 240})
+    source, number = Source(dataset, ["v"], None), 0  # type: ignore[arg-type]
+    for begin, end, found in source.stream(dataset.at, 2):
+        check(dataset, dataset.at[begin:end], found)
+        assert (end - begin) * 100_000 <= 4 << 20
+        read = 8 * sum(map(len, dataset.packs.asked))
+        assert (read - end) * 100_000 <= 5 << 20  # a piece and what is ahead, in whole packs
+        number += 1
+    assert number >= 240 * 100_000 / (4 << 20)
+
+
+def test_blobs_are_read_for_few_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def contents(source: Source, names: set[str]) -> dict[str, memoryview]:
+        asked.append(len(names))
+        return {name: memoryview(name[:1].encode()) for name in names}
+
+    monkeypatch.setattr(Source, "_blobs", contents)
+    dataset = Made({"v": Bytes(), "y": Label(2)})
+    values = [Blob(f"{n % 10}" * 64, 3 << 20) for n in range(40)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Bytes, "check_column", lambda self, values, where: values)
+        dataset.insert({"v": values, "y": [0] * 40})
+    source = Source(dataset, ["v"], None)  # type: ignore[arg-type]
+    got = [x for _, _, found in source.stream(dataset.at, 2) for x in found["v"]]
+    assert got == [f"{n % 10}".encode() for n in range(40)]
+    assert asked == [2] * 20
 
 
 def test_new_samples_cost_their_packs_only() -> None:
