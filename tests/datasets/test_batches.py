@@ -148,6 +148,43 @@ def test_shards_and_resumed_epochs_have_the_same_order(
         assert ids(batches[i] for i in range(start, len(batches))) == found[start:]
 
 
+@pytest.fixture
+def used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory of small arrays is used again, and batches are handed over a few at a time."""
+    monkeypatch.setattr("keras_tl.datasets.reading.memory._SMALL", 0)
+    monkeypatch.setattr("keras_tl.datasets.reading.source._PIECE_BYTES", 700)
+    monkeypatch.setattr("keras_tl.datasets.reading.spans._TARGET_BYTES", 1000)
+
+
+@pytest.mark.usefixtures("used_again")
+@pytest.mark.parametrize("prefetch", [0, 3])
+@pytest.mark.parametrize("cache", ["auto", "memory", None])
+def test_what_somebody_holds_does_not_change(cache: str | None, prefetch: int) -> None:
+    batches = Seen(numbered(300)).batches(16, shuffle=True, cache=cache, prefetch=prefetch)
+    hold: list[Any] = [np.asarray, keras.ops.convert_to_tensor, lambda x: x[5:, ::2], memoryview]
+    held, places, used = [], set(), 0
+    for _ in range(4):
+        for i, (first, second) in enumerate(zip(batches, batches, strict=True)):
+            for x in (first[0], second[0], batches[i][0]):
+                place = x.__array_interface__["data"][0]
+                used, places = used + (place in places), places | {place}
+                kept = hold[len(places) % 4](x)
+                held.append((kept, np.array(keras.ops.convert_to_numpy(kept))))
+                del held[i % 7 :: 9], x
+    assert used > 20  # some memory was used again
+    for kept, copy in held:
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(kept), copy)
+
+
+@pytest.mark.usefixtures("used_again")
+@pytest.mark.parametrize("cache", ["auto", None])
+def test_fit_trains_on_what_is_in_memory_that_is_used_again(cache: str | None) -> None:
+    dataset = numbered(200)
+    model = network()
+    model.fit(Seen(dataset).batches(8, shuffle=True, cache=cache), epochs=3, verbose=0)
+    assert same(model.get_weights(), trained(sum([expected(dataset, 8, e) for e in range(3)], [])))
+
+
 def test_an_index_is_a_batch() -> None:
     dataset = numbered(150)
     batches = Seen(dataset).batches(16, shuffle=True)
