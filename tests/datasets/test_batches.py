@@ -476,6 +476,7 @@ def test_bytes_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("keras_tl.datasets.batches.shelf._MOST_BYTES", 1000)
     shelf = Shelf(100)
     assert shelf.put((600, [(1,), (2,)]))
+    assert shelf._has_room(400) and not shelf._has_room(401)
     thread = threading.Thread(target=shelf.put, args=((600, [(3,)]),))
     thread.start()
     assert [shelf.take() for _ in range(3)] == [(1,), (2,), (3,)]

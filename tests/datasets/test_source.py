@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +182,39 @@ def test_the_first_batch_waits_for_one_pack() -> None:
     rows.close()
 
 
+def test_what_follows_is_read_ahead() -> None:
+    dataset = numbered(400)
+    rows = Source(dataset, ["x"], None).stream(dataset.at, 8)  # type: ignore[arg-type]
+    next(rows)
+    deadline = time.monotonic() + 60
+    while len(dataset.packs.asked) < 2 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert len(dataset.packs.asked) > 1
+    rows.close()
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_what_was_handed_over_is_forgotten(
+    cache: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: weakref.WeakSet[spans.Span] = weakref.WeakSet()
+
+    class Noted(spans.Span):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            begun.add(self)
+
+    monkeypatch.setattr("keras_tl.datasets.reading.source.Span", Noted)
+    for name in ("_TARGET_BYTES", "_AHEAD_BYTES"):
+        monkeypatch.setattr(spans, name, 256)  # of 6,400
+    monkeypatch.setattr("keras_tl.datasets.reading.source._PIECE_BYTES", 256)
+    dataset = numbered(400)
+    source = Source(dataset, ["x"], cache)  # type: ignore[arg-type]
+    for _ in range(2):
+        for _ in source.stream(dataset.at, 8):
+            assert len(begun) <= 6
+
+
 def test_values_of_varying_size_count_what_they_have(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_TARGET_BYTES", "_AHEAD_BYTES"):
         monkeypatch.setattr(spans, name, 1 << 20)
@@ -193,6 +228,17 @@ def test_values_of_varying_size_count_what_they_have(monkeypatch: pytest.MonkeyP
         assert (read - end) * 100_000 <= 5 << 20  # a piece and what is ahead, in whole packs
         number += 1
     assert number >= 240 * 100_000 / (4 << 20)
+
+
+def test_a_pack_of_large_values_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spans, "_MOST_BYTES", 1 << 20)
+    dataset = Made({"v": Bytes(), "y": Label(2)})
+    dataset.insert({"v": [bytes([n]) * 50_000 for n in range(160)], "y": [0] * 160})
+    at = dataset.at[epoch_order(dataset.at, 8, 0, 0)]
+    source = Source(dataset, ["v"], None)  # type: ignore[arg-type]
+    for begin, end, found in source.stream(at, 2):
+        check(dataset, at[begin:end], found)
+    assert asked(dataset) == list(range(20))
 
 
 def test_blobs_are_read_for_few_batches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,6 +318,14 @@ def test_a_server_that_stays_away_is_not_waited_for_longer(
     with pytest.raises(AutoReconnect) as caught:
         Source(dataset, ["x"], None).take(dataset.at)  # type: ignore[arg-type]
     assert "nobody waits longer" in caught.value.__notes__[0]
+
+
+def test_a_server_is_not_waited_for_when_nobody_wants_the_samples() -> None:
+    dataset = numbered(80)
+    dataset.packs.failures = [AutoReconnect("refused") for _ in range(9)]
+    with pytest.raises(AutoReconnect):
+        list(fetching.fetch(dataset, [0], ["x"], lambda: True))  # type: ignore[arg-type]
+    assert len(dataset.packs.failures) == 8
 
 
 def test_other_failures_are_not_waited_for() -> None:
