@@ -296,8 +296,17 @@ def test_rows_that_are_taken_away_are_read_again(monkeypatch: pytest.MonkeyPatch
     source = Source(dataset, ["x"])  # type: ignore[arg-type]
     source.take(dataset.at)
     assert source.columns is not None
-    monkeypatch.setattr(source.columns, "take", lambda *_: False)
+
+    def taken_away(name: str, at: np.ndarray, out: np.ndarray) -> bool:
+        out.fill(-1)
+        return False
+
+    monkeypatch.setattr(source.columns, "take", taken_away)
     check(dataset, dataset.at, source.take(dataset.at))
+    dataset.insert({"x": np.full((20, 4), 7), "y": [0] * 20})
+    monkeypatch.setattr(source.columns, "put", lambda *_: False)  # the rest comes beside them
+    at = np.random.default_rng(0).permutation(dataset.at)
+    check(dataset, at, source.take(at))
 
 
 def test_a_server_that_comes_back_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
