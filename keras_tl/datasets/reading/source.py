@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_tl.datasets.reading import memory
 from keras_tl.datasets.reading.columns import Columns
 from keras_tl.datasets.reading.fetching import fetch, gone, patiently
-from keras_tl.datasets.reading.memory import shared
 from keras_tl.datasets.reading.pack_cache import PackCache, PackMemory
 from keras_tl.datasets.reading.spans import Ahead, Span, cut, overlap
 from keras_tl.datasets.schema.fields import BLOB_BYTES, Field, Text
@@ -61,7 +61,7 @@ class Source:
         self.columns = _columns(dataset, self._fixed, cache)
         self._packs = _packs(dataset, self._loose, cache)
         self._cached = cache is not None
-        self._memory = shared()
+        self._memory = memory.shared()
 
     def row_bytes(self) -> int:
         """Bytes of a sample, about."""
