@@ -164,9 +164,10 @@ class Place:
         self.children.append(Child(act, self.home, place=self.about, **options))
         return self.children[-1]
 
-    def note(self, what: str) -> None:
-        """Note a kill in the summary of the session."""
-        history.kills.append(history.Kill(what, "jax", self.db["versions"].count_documents({})))
+    def note(self, what: str, versions: bool = True) -> None:
+        """Note a kill in the summary of the session: of one that makes versions, or not."""
+        count = self.db["versions"].count_documents({}) if versions else None
+        history.kills.append(history.Kill(what, "jax", count))
 
     def rows(self, run: str, kind: str) -> Counter[tuple[int, int, float]]:
         """Epoch, batch and loss of a run's rows, as a `savers.Witness` sees them."""
