@@ -1,17 +1,20 @@
 """Active learning: label only what the model is least sure of, and train again.
 
 Needs `pip install keras_tl[demo,jax]`. It uses the MongoDB that `KERAS_TL_MONGODB` names, else it
-starts one on this machine. A person labels digits here, who looks the answers up.
+starts one on this machine. A person labels digits here, who looks the answers up: in five rounds,
+or as many as the first argument says.
 """
 
 import os
+import sys
 
 import keras
 from sklearn.datasets import load_digits
 
 import keras_tl as ktl
 
-KEY, ROUNDS, LABELS = "digits-active", 5, 20
+KEY, LABELS = "digits-active", 20
+ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 5
 
 x, answers = load_digits(return_X_y=True)
 x = (x / 16).astype("float32")

@@ -1,16 +1,19 @@
-"""Five-fold cross-validation: the folds are views, so nothing is copied.
+"""Cross-validation: the folds are views, so nothing is copied.
 
 Needs `pip install keras_tl[demo,jax]`. It uses the MongoDB that `KERAS_TL_MONGODB` names, else it
-starts one on this machine.
+starts one on this machine. There are five folds, or as many as the first argument says.
 """
 
 import os
+import sys
 
 import keras
 import numpy as np
 from sklearn.datasets import load_digits
 
 import keras_tl as ktl
+
+FOLDS = int(sys.argv[1]) if len(sys.argv) > 1 else 5
 
 x, y = load_digits(return_X_y=True)
 x = (x / 16).astype("float32")
@@ -34,8 +37,8 @@ def network():
 with ktl.Hub() if os.environ.get("KERAS_TL_MONGODB") else ktl.Hub.local() as hub:
     digits = hub.datasets.from_numpy("digits-folds", x=x, y=y)
     rates = []
-    with hub.run("five folds of digits") as study:
-        for fold, (train, test) in enumerate(digits.folds(5, seed=0, stratify="y")):
+    with hub.run(f"{FOLDS} folds of digits") as study:
+        for fold, (train, test) in enumerate(digits.folds(FOLDS, seed=0, stratify="y")):
             logger = ktl.callbacks.MongoLogger(
                 hub, run=f"fold {fold}", params={"fold": fold}, parent=study
             )

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +32,18 @@ BROKERS = ["tansu", "kafka"] if os.environ.get("KAFKA_HOME") else ["tansu"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # What one process has compiled the next ones find; a kill may leave half a file.
+    compiled = tempfile.mkdtemp(prefix="keras_tl-jax-")
+    config.add_cleanup(lambda: shutil.rmtree(compiled, ignore_errors=True))
+    config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache")
+    here = Path(__file__).parent
+    os.environ |= {
+        "JAX_COMPILATION_CACHE_DIR": compiled,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "PYTHONPATH": os.pathsep.join([str(here / "lean"), str(here.parent)]),
+        "KERAS_TL_TEST_HIDE": "tensorflow sklearn matplotlib pandas",
+    }
     # kafka-python 3.0 reads its own schemas this way on import.
     config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is dep:DeprecationWarning")
 
@@ -45,8 +58,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    import pymongo
+
     folder = tmp_path_factory.mktemp("mongodb")
     with services.up(folder, services=("mongodb",)) as stack:
+        with pymongo.MongoClient(stack.mongodb) as client:
+            # Or the files of what was dropped stay for five minutes, which makes ten thousands.
+            client.admin.command("setParameter", 1, minSnapshotHistoryWindowInSeconds=20)
         yield stack.mongodb
     shutil.rmtree(folder)  # a journal of 100 MB, which pytest would keep for three sessions
 
@@ -73,8 +91,9 @@ def project(mongodb: str) -> Iterator[str]:
 
     name = f"test_{uuid.uuid4().hex[:12]}"
     yield name
-    with pymongo.MongoClient(mongodb) as client:
-        client.drop_database(name)
+    with pymongo.MongoClient(mongodb, w=1) as client:  # `drop_database` waits for 0.1 s
+        for collection in client[name].list_collection_names():
+            client[name].drop_collection(collection)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import os
 import signal
 import subprocess
 import sys
@@ -197,7 +196,6 @@ def test_a_killed_process_goes_on_in_the_same_run(hub: ktl.Hub) -> None:
     given = [str(here.parent), hub.connection._uri or "", hub.project]
     process = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", KILLED, *given],
-        env={**os.environ, "PYTHONPATH": str(here.parents[1])},
         capture_output=True,
         text=True,
         timeout=200,

@@ -224,7 +224,7 @@ def start(hub: ktl.Hub, act: str, **options: Any) -> subprocess.Popen[str]:
     given |= {"mongodb": hub.connection._uri, "project": hub.project, "act": act}
     return subprocess.Popen(
         [sys.executable, "-W", "ignore", str(RUNNER), json.dumps(given)],
-        env={**os.environ, "PYTHONPATH": str(RUNNER.parents[1]), **environment},
+        env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -151,7 +151,7 @@ def test_up_status_down(tmp_path: Path) -> None:
 def test_the_module_is_the_command(command: Command) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "keras_tl", "runs", "--json"],
-        env={**os.environ, **command.environment, "PYTHONPATH": str(Path(__file__).parents[1])},
+        env={**os.environ, **command.environment},
         capture_output=True,
         text=True,
         timeout=120,

@@ -24,12 +24,12 @@ def test_image_folder(mongodb: str, project: str, tmp_path: Path) -> None:
 
 
 def test_active_learning(mongodb: str, project: str, tmp_path: Path) -> None:
-    for _ in range(2):
-        out = python(EXAMPLES / "active_learning.py", mongodb, "", project, tmp_path)
+    for times in (3, 1):  # the second time it begins anew
+        out = python(EXAMPLES / "active_learning.py", mongodb, "", project, tmp_path, str(times))
         rounds = re.findall(r"^(\d+) labels: test accuracy ([\d.]+)$", out, re.MULTILINE)
-        assert [int(count) for count, _ in rounds] == [20, 40, 60, 80, 100]
+        assert [int(count) for count, _ in rounds] == [20, 40, 60][:times]
         rates = [float(rate) for _, rate in rounds]
-        assert rates[-1] > rates[0] + 0.05 and rates[-1] > 0.8
+        assert times == 1 or (rates[-1] > rates[0] + 0.05 and rates[-1] > 0.8)
 
 
 def test_cross_validation(mongodb: str, project: str, tmp_path: Path) -> None:
@@ -43,5 +43,5 @@ def test_cross_validation(mongodb: str, project: str, tmp_path: Path) -> None:
 
 def test_without_a_server_one_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KAFKA_HOME", raising=False)  # the broker that comes as a wheel
-    out = python(EXAMPLES / "cross_validation.py", "", "", "test_local", tmp_path)
-    assert out.count("to test") == 5
+    out = python(EXAMPLES / "cross_validation.py", "", "", "test_local", tmp_path, "2")
+    assert out.count("to test") == 2

@@ -16,7 +16,7 @@ import pytest
 
 import keras_tl as ktl
 from keras_tl.datasets import Array, Bytes, Dataset, Image, Label, Text
-from keras_tl.datasets.importers import elements, folder, tables
+from keras_tl.datasets.importers import elements, folder, kinds, tables
 
 RANDOM = np.random.default_rng(0)
 
@@ -64,6 +64,62 @@ def test_arrays(hub: ktl.Hub) -> None:
         hub.datasets.from_numpy("d", x=x[1:3], y=y[1:3], prefix="a-")
 
 
+def test_what_people_changed_since_is_kept(hub: ktl.Hub) -> None:
+    x = RANDOM.integers(0, 256, (600, 2), dtype=np.uint8)
+
+    def load(count: int, **options: Any) -> Dataset:
+        y = np.arange(count) % 7
+        return hub.datasets.from_numpy("d", x=x[:count], y=y, tags={"split": "a"}, **options)
+
+    found = load(400)
+    keys = found.keys()
+    found.update(keys[:2], y=[6, None], split="b")
+    events = hub.connection.db["outbox"]
+    told = events.count_documents({})
+    load(400)
+    assert events.count_documents({}) == told
+    load(600)  # what was stopped, or has grown, is completed
+    assert found.count == 600
+    assert [found[key].labels["y"] for key in keys[:3]] == [6, None, 2]
+    assert [found[key].tags["split"] for key in keys[:3]] == ["b", "b", "a"]
+    with pytest.raises(ValueError, match="unless `replace=True`. Received: '00000000' .* x or y"):
+        hub.datasets.from_numpy("d", x=x[:1] + 1, y=[0])
+    assert found.where(split="b").count == 2 and (found["00000000"]["x"] == x[0]).all()
+    x[1] += 1
+    load(600, replace=True)
+    assert [found[key].labels["y"] for key in keys[:3]] == [0, 1, 2]
+    assert found.where(split="a").count == 600 and (found["00000001"]["x"] == x[1]).all()
+    with pytest.raises(ValueError, match="'00000000' with another y"):
+        found.insert_many({"x": x[:1], "y": [3]}, keys=["00000000"])
+
+
+@pytest.mark.parametrize("kind", ["csv", "folder", "tf"])
+def test_each_import_keeps_what_people_changed(hub: ktl.Hub, tmp_path: Path, kind: str) -> None:
+    if kind == "csv":
+        (tmp_path / "t.csv").write_text("a,y\n1,0\n2,1\n")
+
+        def load(**options: Any) -> Dataset:
+            return hub.datasets.from_csv("d", tmp_path / "t.csv", x=["a"], y="y", **options)
+    elif kind == "folder":
+        for i in range(2):
+            write(tmp_path / str(i) / "a.png", picture(i, 4, 4, 3))
+
+        def load(**options: Any) -> Dataset:
+            return hub.datasets.from_image_folder("d", tmp_path, (4, 4), **options)
+    else:
+        tf = pytest.importorskip("tensorflow")
+
+        def load(**options: Any) -> Dataset:
+            given = tf.data.Dataset.from_tensor_slices((np.eye(2), [0, 1]))
+            return hub.datasets.from_tf_dataset("d", given, **options)
+
+    found = load()
+    first, second = found.keys()
+    found.update([first], y=1)
+    assert [sample.labels["y"] for sample in load()] == [1, 1]
+    assert [sample.labels["y"] for sample in load(replace=True)] == [0, 1]
+
+
 def test_kinds_of_columns(hub: ktl.Hub) -> None:
     ragged = [np.zeros((i + 1, 2), "float32") for i in range(3)]
     found = hub.datasets.from_numpy(
@@ -98,6 +154,42 @@ def test_labels_as_keras_has_them(hub: ktl.Hub) -> None:
     found = hub.datasets.from_numpy("hot", x=x, y=np.eye(3, dtype="float32"))
     x, y = found.batches(3)[0]
     assert x.shape == (3, 2) and y.tolist() == np.eye(3).tolist()
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        np.array(["b", "a", "c"]),
+        np.array([["b"], ["a"], ["c"]]),
+        np.array(["b", "a", "c"], object),
+        ["b", "a", "c"],
+        ["b", None, "a", "c"],
+    ],
+)
+def test_labels_by_name(hub: ktl.Hub, y: Any) -> None:
+    n = len(y)
+
+    def load(**options: Any) -> Dataset:
+        return hub.datasets.from_numpy("named", x=np.zeros((n, 2)), y=y, **options)
+
+    found = load()
+    assert found.schema.fields["y"] == Label(names=["a", "b", "c"])
+    expected = [1, None, 0, 2] if n == 4 else [1, 0, 2]
+    assert [sample.labels["y"] for sample in found] == expected
+    assert load().count == n
+    with pytest.raises(ValueError, match="`y` of sample '00000000' .*'b'"):
+        hub.datasets.create("other", x=Array((2,), "float64"), y=Label(names=["a", "c"]))
+        hub.datasets.from_numpy("other", x=np.zeros((n, 2)), y=y)
+
+
+def test_text_that_is_no_label(hub: ktl.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    y = [f"sentence {i}" for i in range(5)]
+    found = hub.datasets.from_numpy("text", x=np.zeros((5, 2)), y=y, fields={"y": Text()})
+    assert found.schema.fields["y"] == Text() and found["00000003"]["y"] == "sentence 3"
+    monkeypatch.setattr(kinds, "CLASSES", 4)
+    for given in (y, np.array(y)):
+        with pytest.raises(ValueError, match="`y` must be given a kind .* Received: 5"):
+            hub.datasets.from_numpy("many", x=np.zeros((5, 2)), y=given)
 
 
 def test_keys_of_a_csv_stay_as_they_are(hub: ktl.Hub, tmp_path: Path) -> None:
@@ -473,13 +565,13 @@ def test_a_long_table_comes_in_parts(
     path = tmp_path / "long"
     frame.to_csv(path, index=False, sep=";") if kind == "csv" else frame.to_parquet(path)
     sizes = []
-    insert = Dataset.insert_many
+    insert = tables.insert
 
-    def counting(dataset: Dataset, *arguments: Any, **options: Any) -> int:
-        sizes.append(len(options["keys"]))
-        return insert(dataset, *arguments, **options)
+    def counting(dataset: Dataset, columns: Any, keys: Any, *about: Any, **options: Any) -> int:
+        sizes.append(len(keys))
+        return insert(dataset, columns, keys, *about, **options)
 
-    monkeypatch.setattr(Dataset, "insert_many", counting)
+    monkeypatch.setattr(tables, "insert", counting)
     options = {"sep": ";"} if kind == "csv" else {}
     found = getattr(hub.datasets, f"from_{kind}")("long", path, x=["a"], y="y", **options)
     assert sizes == [256, 256, 256, 232]

@@ -23,6 +23,7 @@ from keras_tl.callbacks import MongoBackupAndRestore
 from keras_tl.datasets.batches import following
 from keras_tl.datasets.batches.order import epoch_order, window_packs
 from keras_tl.datasets.reading import fetching, spans
+from keras_tl.datasets.reading.source import Source
 from keras_tl.storage.cache import shared
 
 pytestmark = [
@@ -30,7 +31,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
 ]
 
-BACKEND = keras.backend.backend()
 COUNT, ROW = 3000, 256  # 12 packs
 
 
@@ -235,6 +235,39 @@ def test_values_of_any_kind_and_size(hub: ktl.Hub, cache: str | None, read: list
     assert set(read) == (set() if cache else {0})
 
 
+@pytest.mark.parametrize("deleted", [True, False])
+@pytest.mark.parametrize("cache", ["memory", None])
+def test_what_is_gone_beneath_an_epoch_is_told(
+    hub: ktl.Hub, cache: str | None, deleted: bool
+) -> None:
+    ds = hub.datasets.create("gone", x=d.Bytes(), y=d.Label(3))
+    ds.insert_many({"x": [bytes([i]) * (2 << 20) for i in range(2)], "y": [0] * 2})
+    source, at = Source(ds, ["x"], cache), ds.resolve().at
+    source.take(at[:1])  # of the other one the name of its blob is kept
+    if deleted:
+        hub.datasets.delete("gone")
+    else:
+        ds.delete(ds)
+        ds.gc(0)
+    hub.models.gc(0)
+    what = "Packs .0." if cache is None else "Large values"
+    failure, says = RuntimeError, f"{what} of the dataset 'gone' are gone. Their samples"
+    if deleted:
+        failure, says = KeyError, "'gone', which was deleted"
+    with pytest.raises(failure, match=says):
+        source.take(at[1:])
+
+
+def test_no_epoch_begins_of_a_dataset_that_was_deleted(hub: ktl.Hub) -> None:
+    batches = filled(hub, 300).batches(64, cache="memory")
+    assert ids(batches) == list(range(300))
+    hub.datasets.delete("numbers")
+    with pytest.raises(KeyError, match="'numbers', which was deleted"):
+        list(batches)
+    with pytest.raises(KeyError, match="'numbers', which was deleted"):
+        network().fit(batches, verbose=0)
+
+
 # The server.
 
 
@@ -296,15 +329,9 @@ def test_a_server_that_is_away_is_waited_for_once(
             model.fit(cached, epochs=2, verbose=0)  # all is in the cache
         said = [r for r in caplog.records if "samples of the one before" in r.getMessage()]
         assert len(said) == 1
-        with pytest.raises(PyMongoError) as caught, warnings_of_tensorflow():
+        with pytest.raises(PyMongoError) as caught:
             model.fit(uncached, epochs=1, verbose=0)
         assert "nobody waits longer" in "".join(caught.value.__notes__)
-
-
-def warnings_of_tensorflow() -> Any:
-    if BACKEND != "tensorflow":
-        return pytest.MonkeyPatch.context()
-    return pytest.warns(UserWarning, match="ran out of data")
 
 
 # Resuming.
@@ -377,7 +404,6 @@ def test_a_killed_process_goes_on_in_the_middle_of_an_epoch(hub: ktl.Hub) -> Non
     process = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", KILLED]
         + [str(here.parent), hub.connection._uri or "", hub.project],
-        env={**os.environ, "PYTHONPATH": str(here.parents[1])},
         capture_output=True,
         text=True,
         timeout=200,
@@ -426,7 +452,6 @@ assert t.ids(ds.batches(100)) == list(range(t.COUNT))
     given = [str(here.parent), hub.connection._uri or "", hub.project]
     subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, *given],
-        env={**os.environ, "PYTHONPATH": str(here.parents[1])},
         check=True,
         timeout=200,
     )

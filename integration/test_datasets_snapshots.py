@@ -205,6 +205,33 @@ def test_a_part_of_a_frozen_part_is_as_random(hub: Hub) -> None:
     assert ds.views["val"].keys() == parts["val"].keys()
 
 
+def test_a_snapshot_streams_what_was_deleted(hub: Hub) -> None:
+    ds = hub.datasets.create("clips", clip=d.Bytes("video/mp4"), y=d.Label(2))
+    clip = np.random.default_rng(0).bytes((9 << 20) + 5)
+    ds.insert({"clip": clip, "y": 0}, key="a")
+    ds.insert({"clip": clip[::-1], "y": 1}, key="b")
+    ds.where(y=0).freeze("v1")
+    ds.delete(ds)
+
+    def collect() -> int:
+        ds.gc(0)
+        hub.models.gc(0)
+        return hub.connection.db["blobs.files"].count_documents({"length": {"$gte": len(clip)}})
+
+    assert collect() == 1  # of "b" nothing is left
+    sample = hub.datasets["clips"].snapshots["v1"]["a"]
+    with sample.open("clip") as file:
+        assert b"".join(iter(lambda: file.read(1 << 20), b"")) == clip
+        file.seek(-7, 2)
+        assert file.read() == clip[-7:]
+    begun = sample.open("clip")
+    assert begun.read(10) == clip[:10]
+    ds.snapshots.delete("v1")
+    assert collect() == 0 == hub.connection.db["blobs.chunks"].count_documents({})
+    with pytest.raises(ValueError, match="`gc` took it"), begun:
+        begun.read()
+
+
 def test_a_snapshot_that_goes_leaves_a_grace(hub: Hub) -> None:
     """Whoever reads it as it is deleted is as safe as somebody who reads a sample that is."""
     ds = filled(hub, step=8)

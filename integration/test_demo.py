@@ -18,6 +18,11 @@ from keras_tl import demo
 from keras_tl.hub import Hub
 
 
+@pytest.fixture(autouse=True)
+def hides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_TL_TEST_HIDE", "tensorflow")  # and not scikit-learn
+
+
 def keras_tl(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "keras_tl", *arguments],

@@ -348,7 +348,6 @@ def test_other_ranks_log_their_machine_into_the_run_of_the_first(
         "KERAS_BACKEND": "jax",
         "JAX_PLATFORMS": "cpu",
         "KERAS_TL_HOME": str(tmp_path / "ranks"),
-        "PYTHONPATH": str(Path(__file__).parents[1]),
     }
     processes = [
         subprocess.Popen(

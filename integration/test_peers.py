@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -95,7 +94,6 @@ def test_a_dead_server(
     try:
         process = subprocess.Popen(
             [sys.executable, HERE / "leaver.py", json.dumps(about)],
-            env={**os.environ, "PYTHONPATH": str(HERE.parent)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -187,7 +185,6 @@ def test_a_killed_run_is_listed_with_its_metrics(
     monkeypatch.setenv("KERAS_TL_HOME", str(tmp_path))
     process = subprocess.Popen(
         [sys.executable, HERE / "leaver.py", json.dumps({"mongodb": mongodb, "project": project})],
-        env={**os.environ, "PYTHONPATH": str(HERE.parent)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

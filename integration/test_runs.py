@@ -205,7 +205,6 @@ run.end()
 hub.close()
 """
     environment = {**os.environ, "KERAS_TL_HOME": str(tmp_path)}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
     command = [sys.executable, "-c", script, hub.connection._uri or "", hub.project]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -64,7 +64,6 @@ def elsewhere(program: str, *arguments: object) -> subprocess.CompletedProcess[s
         capture_output=True,
         text=True,
         timeout=120,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
     )
 
 

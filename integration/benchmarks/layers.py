@@ -54,7 +54,7 @@ def measure_case(report: Report, options: argparse.Namespace, case: Any, peers: 
     layer, inputs = case.make(), case.inputs(rng)
     together = case.name == "CornerPooling2D"
     arguments = [inputs] if together else inputs
-    outputs = case.output(layer(*[keras.tree.map_structure(tensor, a) for a in arguments]))
+    outputs = case.output(layer(*keras.tree.map_structure(symbol, arguments)))  # builds it
     weights, state, inputs = (
         [tensor(v) for v in values]
         for values in (layer.trainable_variables, layer.non_trainable_variables, inputs)
@@ -88,6 +88,13 @@ def tensor(value: Any) -> Any:
     import keras
 
     return keras.ops.convert_to_tensor(value)
+
+
+def symbol(value: np.ndarray) -> Any:
+    """What a layer is built with, and nothing compiled for: a call of it runs each operation."""
+    import keras
+
+    return keras.KerasTensor(value.shape, str(value.dtype))
 
 
 def usable(what: str, makes: list[Callable[[], Compiled]]) -> list[Compiled]:

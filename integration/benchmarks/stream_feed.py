@@ -31,7 +31,7 @@ def measure(options: argparse.Namespace, report: Report) -> None:
     import keras_tl
     from keras_tl import services
 
-    rounds, slow_steps, fast_steps = (3, 15, 100) if options.quick else (7, 60, 400)
+    rounds, slow_steps, fast_steps = (2, 8, 100) if options.quick else (7, 60, 400)
     rng = np.random.default_rng(0)
     x = rng.normal(size=((AHEAD + fast_steps) * BATCH, 784)).astype("float32")
     y = rng.integers(0, 10, len(x)).astype("int32")

@@ -31,7 +31,9 @@ MODELS = 10
 def measure(options: argparse.Namespace, report: Report, mongodb: str) -> None:
     import keras_tl
 
-    ours, theirs = (20_000, 300) if options.quick else (100_000, 1_000)
+    if options.only_backend_rows:
+        return
+    ours, theirs = (10_000, 100) if options.quick else (100_000, 1_000)
     with keras_tl.Hub(mongodb, project="bench_runs", timeoutMS=120_000) as hub:
         runs = hub.connection.db["runs"]
         for some in documents(ours):

@@ -38,24 +38,24 @@ PARAMETERS = SIZE // 4
 def measure(options: argparse.Namespace, report: Report, mongodb: str) -> None:
     import keras_tl
 
-    repeats = 3 if options.quick else 10
+    repeats, share = (2, 4) if options.quick else (10, 1)  # of what is measured, a fourth
     with (
         tempfile.TemporaryDirectory() as folder,
         keras_tl.Hub(mongodb, project="bench_versions") as hub,
     ):
         os.environ["KERAS_TL_CACHE"] = f"{folder}/cache"
         report.server("mongod", hub.connection.client.server_info()["version"])
-        stalls(report, options.backend, hub, Path(folder), repeats)
-        sizes(report, options.backend, hub, Path(folder))
+        stalls(report, options.backend, hub, Path(folder), repeats, 8_000_000 // share)
+        sizes(report, options.backend, hub, Path(folder), PARAMETERS // share)
         for layers in (4, 375):  # two tensors each
-            model = network(layers)
+            model = network(layers, PARAMETERS // share)
             upload(report, options.backend, hub, model, repeats)
             load(report, options.backend, hub, model, Path(folder), repeats)
             contention(report, options.backend, hub, model)
         del os.environ["KERAS_TL_CACHE"]
 
 
-def network(layers: int, parameters: int = PARAMETERS, optimizer: str = "sgd") -> Any:
+def network(layers: int, parameters: int, optimizer: str = "sgd") -> Any:
     """A network of Dense layers that together have so many parameters.
 
     With SGD without momentum a version holds the weights and hardly anything else.
@@ -80,10 +80,12 @@ def seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def stalls(report: Report, backend: str, hub: Any, folder: Path, repeats: int) -> None:
+def stalls(
+    report: Report, backend: str, hub: Any, folder: Path, repeats: int, parameters: int
+) -> None:
     import keras
 
-    model = network(8, 24_000_000 // 3, "adam")  # with both moments of Adam: 96 MB
+    model = network(8, parameters, "adam")  # with both moments of Adam: 96 MB
     width = model.input_shape[1]
     x = np.random.default_rng(0).normal(size=(64, width)).astype("float32")
     model.fit(x, x, verbose=0)
@@ -113,7 +115,7 @@ def stalls(report: Report, backend: str, hub: Any, folder: Path, repeats: int) -
         if name == "MongoCheckpoint":
             report.setting["checkpoint_first_ms"] = 1e3 * times[0]
             report.setting["checkpoint_median_ms"] = 1e3 * statistics.median(times[1:])
-    arrays = [np.ones(8_000_000, "float32") for _ in range(3)]
+    arrays = [np.ones(parameters, "float32") for _ in range(3)]
     room = [np.ones_like(a) for a in arrays]
     floor = min(
         seconds(lambda: [np.copyto(r, a) for r, a in zip(room, arrays, strict=True)])
@@ -153,10 +155,10 @@ def settled(hub: Any) -> None:
     time.sleep(0.3)  # what peers write in the background
 
 
-def sizes(report: Report, backend: str, hub: Any, folder: Path) -> None:
+def sizes(report: Report, backend: str, hub: Any, folder: Path, parameters: int) -> None:
     import keras
 
-    width = int(PARAMETERS**0.5)
+    width = int(parameters**0.5)
     inputs = keras.Input((width,))
     body = keras.layers.Dense(width, trainable=False, name="body")(inputs)
     model = keras.Model(inputs, keras.layers.Dense(10, name="head")(body))

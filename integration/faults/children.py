@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import multiprocessing
 import os
-import shutil
 import signal
-import tempfile
 import threading
 import uuid
 from collections import Counter
@@ -36,15 +33,6 @@ CONTEXT.set_forkserver_preload(
         "keras_tl.datasets",
     ]
 )
-
-# What one process has compiled the next ones find.
-_SERVER = {
-    "KERAS_BACKEND": "jax",
-    "JAX_COMPILATION_CACHE_DIR": tempfile.mkdtemp(prefix="keras_tl-faults-"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-}
-atexit.register(shutil.rmtree, _SERVER["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @contextmanager
@@ -79,7 +67,7 @@ class Child:
         reader, writer = CONTEXT.Pipe(duplex=False)
         given = (act, str(home), str(self._errors), writer, options)
         self.process = CONTEXT.Process(target=savers.run, args=given, daemon=True)
-        with _environment(**_SERVER):  # which starts with the first process
+        with _environment(KERAS_BACKEND="jax"):  # which starts with the first process
             self.process.start()
         writer.close()
         self._thread = threading.Thread(target=self._read, args=(reader,), daemon=True)
@@ -176,9 +164,10 @@ class Place:
         self.children.append(Child(act, self.home, place=self.about, **options))
         return self.children[-1]
 
-    def note(self, what: str) -> None:
-        """Note a kill in the summary of the session."""
-        history.kills.append(history.Kill(what, "jax", self.db["versions"].count_documents({})))
+    def note(self, what: str, versions: bool = True) -> None:
+        """Note a kill in the summary of the session: of one that makes versions, or not."""
+        count = self.db["versions"].count_documents({}) if versions else None
+        history.kills.append(history.Kill(what, "jax", count))
 
     def rows(self, run: str, kind: str) -> Counter[tuple[int, int, float]]:
         """Epoch, batch and loss of a run's rows, as a `savers.Witness` sees them."""

@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    after = sum(kill.versions > 0 for kill in history.kills)
+    after = sum(bool(kill.versions) for kill in history.kills)
     terminalreporter.section("kills")
     for kill in history.kills:
         terminalreporter.write_line(str(kill))

@@ -31,9 +31,11 @@ class Kill:
 
     what: str
     backend: str
-    versions: int
+    versions: int | None  # `None`: of one that makes none
 
     def __str__(self) -> str:
+        if self.versions is None:
+            return self.what
         return f"{self.what} ({self.backend}) with {self.versions} versions committed"
 
 
@@ -242,6 +244,5 @@ def environment(backend: str, home: Path) -> dict[str, str]:
         **os.environ,
         "KERAS_BACKEND": backend,
         "KERAS_TL_HOME": str(home),
-        "PYTHONPATH": str(ROOT),
         "TF_CPP_MIN_LOG_LEVEL": "2",
     }

@@ -86,7 +86,7 @@ def test_an_insertion_that_is_killed(place: Place) -> None:
         else:
             child = place.start("insert", n=N, kill=(phase, nth))
             killed(child, (phase, nth))
-        place.note(f"insertion at {phase} {nth}")
+        place.note(f"insertion at {phase} {nth}", versions=False)
         count = len(whole(place))
         assert told(dataset(place))["inserted"] == count, (phase, nth)
         assert insert(place) == N - count
@@ -115,7 +115,7 @@ def test_a_replacement_that_is_killed(place: Place) -> None:
     old, new = (savers.columns(N, content)["x"] for content in (0, 1))
     for kill in kills:
         killed(place.start("insert", n=N, content=1, replace=True, kill=kill), kill)
-        place.note(f"replacement at {kill}")
+        place.note(f"replacement at {kill}", versions=False)
         found = rows(dataset(place))
         assert len(found) == N
         for key, sample in found.items():
@@ -139,7 +139,7 @@ def test_edits_that_are_killed(place: Place) -> None:
     place.start("insert", n=N).finish()
     for kill in EDIT:
         killed(place.start("edit", n=N, kill=kill), kill)
-        place.note(f"edits at {kill}")
+        place.note(f"edits at {kill}", versions=False)
         for key, sample in whole(place).items():
             i = int(key[1:])
             label, split = sample["labels"]["y"], sample["tags"]["split"]

@@ -251,4 +251,5 @@ def test_a_broken_trainer_is_noticed(
 
 
 def test_half_of_all_kills_lie_after_the_first_version() -> None:
-    assert 2 * sum(kill.versions > 0 for kill in kills) >= len(kills)
+    versions = [kill.versions for kill in kills if kill.versions is not None]
+    assert 2 * sum(n > 0 for n in versions) >= len(versions)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from keras_tl.datasets.schema.names import check_key
 from keras_tl.datasets.schema.schema import Schema
-from keras_tl.datasets.storing import block, outbox
+from keras_tl.datasets.storing import block
 from keras_tl.datasets.storing.editing import Editing
 from keras_tl.datasets.views import indexes
 
@@ -111,8 +111,8 @@ class Dataset(Editing):
         """
         indexes.drop(self, names)
 
-    def refresh(self) -> None:
-        """Reads its document again, which others may have changed: tags, indexes.
+    def refresh(self) -> Schema:
+        """Reads its document again, which others may have changed: tags, indexes; the schema.
 
         Raises:
             KeyError: if it was deleted.
@@ -122,9 +122,6 @@ class Dataset(Editing):
             raise self._deleted()
         self.document = found
         self.schema = Schema.from_config({**found["schema"], "tags": found["tags"]})
-
-    def _refreshed(self) -> Schema:
-        self.refresh()
         return self.schema
 
     def _deleted(self) -> KeyError:
@@ -213,29 +210,9 @@ class Dataset(Editing):
         ds.insert_many({"x": load(path), "key": path.name} for path in paths)
         ```
         """
-        from keras_tl.datasets.storing.writing import Writer
+        from keras_tl.datasets.storing.writing import insert
 
-        if not isinstance(tags, Mapping | None):
-            raise ValueError(f"`tags` must be a mapping of tags to values. Received: {tags!r}")
-        if any(name not in self.schema.tags for name in tags or ()):
-            self.refresh()  # declared by others, maybe
-        writer = Writer(self, replace)
-        if isinstance(samples, Mapping):
-            writer.look = keys is not None
-            blocks = block.of_columns(self.schema, samples, keys, tags or {}, writer.store)
-        elif keys is not None:
-            raise ValueError(
-                "`keys` is for columns; samples one by one have their own as `key`. Received: "
-                "keys and an iterable"
-            )
-        else:
-            blocks = block.of_records(
-                self.schema, samples, tags or {}, writer.store, self._refreshed
-            )
-        written = writer.write_all(blocks)
-        if written:
-            outbox.ring(self)
-        return written
+        return insert(self, samples, keys, tags, replace)
 
     def reserve(self, count: int) -> int:
         """The first of so many numbers for packs, which nobody else gets.

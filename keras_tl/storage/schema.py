@@ -97,7 +97,8 @@ def ensure(db: Database[dict[str, Any]]) -> None:
         ValueError: if the server is a standalone one, which has no transactions.
         RuntimeError: if a newer keras_tl wrote the store.
     """
-    from pymongo.errors import CollectionInvalid, OperationFailure
+    from pymongo import IndexModel, WriteConcern
+    from pymongo.errors import OperationFailure
 
     hello = db.client.admin.command("hello")
     if "setName" not in hello and hello.get("msg") != "isdbgrid":
@@ -114,19 +115,21 @@ def ensure(db: Database[dict[str, Any]]) -> None:
         )
     digest = hashlib.sha256(repr(COLLECTIONS).encode()).hexdigest()
     if found is None or found["n"] < SCHEMA or found.get("digest") != digest:
-        existing = set(db.list_collection_names())
+        existing, meta = set(db.list_collection_names()), db["meta"]
+        # What waits for a majority is the digest, which comes last.
+        db = db.with_options(write_concern=WriteConcern(w=1))
         for name, (required, indexes, options) in COLLECTIONS.items():
             if name not in existing:
                 if required:
                     options = {**options, "validator": {"$jsonSchema": {"required": required}}}
                 try:
-                    db.create_collection(name, **options)
-                except (CollectionInvalid, OperationFailure):
+                    db.create_collection(name, check_exists=False, **options)
+                except OperationFailure:
                     if name not in db.list_collection_names():  # another process was faster
                         raise
-            for keys, about in indexes:
-                db[name].create_index(keys, **about)
-        db["meta"].update_one(
+            if indexes:
+                db[name].create_indexes([IndexModel(keys, **about) for keys, about in indexes])
+        meta.update_one(
             {"_id": "schema"},
             {"$max": {"n": SCHEMA}, "$set": {"digest": digest}},
             upsert=True,

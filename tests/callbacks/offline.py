@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_tl.models import buckets, outbox
+from keras_tl.models import buckets, current, outbox
 from keras_tl.storage.connection import Connection
 from keras_tl.storage.journal import DATA, Kind
 
@@ -24,7 +24,7 @@ def connected() -> Iterator[Connection]:
         try:
             yield connection
         finally:
-            outbox.close_outbox(connection, 0.0)
+            current.close(connection, 0.0)  # runs whose `fit` was killed, too
             connection.close()
 
 

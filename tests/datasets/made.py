@@ -73,6 +73,9 @@ class Made:
         for name, values in columns.items():
             self.columns[name].extend(values)
 
+    def check_exists(self) -> None:
+        """It does."""
+
     def tell(self) -> None:
         """Something has happened: views are to be resolved again."""
         self.events.append({"at": len(self.events)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import signal
 import threading
 import time
 import warnings
@@ -23,12 +24,14 @@ from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 from keras.src.trainers.epoch_iterator import EpochIterator
 from made import Made, Seen, numbered
 
-from keras_tl.datasets import Array, Label, Text
+from keras_tl.datasets import Array, Image, Label, Text
 from keras_tl.datasets.batches.batches import Batches
+from keras_tl.datasets.batches.layout import nbytes
 from keras_tl.datasets.batches.order import epoch_order, shard, window_packs
 from keras_tl.datasets.batches.shelf import Shelf
 
 TENSORFLOW = keras.backend.backend() == "tensorflow"
+PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
@@ -145,6 +148,43 @@ def test_shards_and_resumed_epochs_have_the_same_order(
         assert ids(batches[i] for i in range(start, len(batches))) == found[start:]
 
 
+@pytest.fixture
+def used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory of small arrays is used again, and batches are handed over a few at a time."""
+    monkeypatch.setattr("keras_tl.datasets.reading.memory._SMALL", 0)
+    monkeypatch.setattr("keras_tl.datasets.reading.source._PIECE_BYTES", 700)
+    monkeypatch.setattr("keras_tl.datasets.reading.spans._TARGET_BYTES", 1000)
+
+
+@pytest.mark.usefixtures("used_again")
+@pytest.mark.parametrize("prefetch", [0, 3])
+@pytest.mark.parametrize("cache", ["auto", "memory", None])
+def test_what_somebody_holds_does_not_change(cache: str | None, prefetch: int) -> None:
+    batches = Seen(numbered(300)).batches(16, shuffle=True, cache=cache, prefetch=prefetch)
+    hold: list[Any] = [np.asarray, keras.ops.convert_to_tensor, lambda x: x[5:, ::2], memoryview]
+    held, places, used = [], set(), 0
+    for _ in range(4):
+        for i, (first, second) in enumerate(zip(batches, batches, strict=True)):
+            for x in (first[0], second[0], batches[i][0]):
+                place = x.__array_interface__["data"][0]
+                used, places = used + (place in places), places | {place}
+                kept = hold[len(places) % 4](x)
+                held.append((kept, np.array(keras.ops.convert_to_numpy(kept))))
+                del held[i % 7 :: 9], x
+    assert used > 20  # some memory was used again
+    for kept, copy in held:
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(kept), copy)
+
+
+@pytest.mark.usefixtures("used_again")
+@pytest.mark.parametrize("cache", ["auto", None])
+def test_fit_trains_on_what_is_in_memory_that_is_used_again(cache: str | None) -> None:
+    dataset = numbered(200)
+    model = network()
+    model.fit(Seen(dataset).batches(8, shuffle=True, cache=cache), epochs=3, verbose=0)
+    assert same(model.get_weights(), trained(sum([expected(dataset, 8, e) for e in range(3)], [])))
+
+
 def test_an_index_is_a_batch() -> None:
     dataset = numbered(150)
     batches = Seen(dataset).batches(16, shuffle=True)
@@ -158,9 +198,22 @@ def test_an_index_is_a_batch() -> None:
 
 def test_what_comes_in_a_row_is_read_ahead() -> None:
     dataset = numbered(400)
-    batches = Seen(dataset).batches(8, cache=None)
-    assert sum(ids(batches[i] for i in range(50)), []) == list(range(400))
-    assert len([n for asked in dataset.packs.asked for n in asked]) <= 53
+    batches = Seen(dataset).batches(4, cache=None)
+    assert sum(ids(batches[i] for i in range(100)), []) == list(range(400))
+    assert len([n for asked in dataset.packs.asked for n in asked]) <= 53  # not one a batch
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_an_index_that_failed_can_be_asked_for_again(prefetch: int) -> None:
+    dataset = numbered(400)
+    batches = Seen(dataset).batches(8, cache=None, prefetch=prefetch)
+    found, pack = [], dataset.packs.documents.pop(40)
+    with pytest.raises(RuntimeError, match="are gone"):
+        while True:
+            found += ids([batches[len(found)]])
+    dataset.packs.documents[40] = pack
+    found += ids(batches[i] for i in range(len(found), 50))
+    assert found == [list(range(i, i + 8)) for i in range(0, 400, 8)]
 
 
 # In `fit`.
@@ -423,6 +476,7 @@ def test_bytes_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("keras_tl.datasets.batches.shelf._MOST_BYTES", 1000)
     shelf = Shelf(100)
     assert shelf.put((600, [(1,), (2,)]))
+    assert shelf._has_room(400) and not shelf._has_room(401)
     thread = threading.Thread(target=shelf.put, args=((600, [(3,)]),))
     thread.start()
     assert [shelf.take() for _ in range(3)] == [(1,), (2,), (3,)]
@@ -430,9 +484,17 @@ def test_bytes_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.put((600, [(1,)]))
     thread = threading.Thread(target=shelf.put, args=((600, [(3,)]),))
     thread.start()
+    monkeypatch.setattr("keras_tl.datasets.batches.shelf.os", None)  # as at the interpreter's end
     shelf.stop()
     thread.join(60)
     assert not thread.is_alive()
+
+
+def test_objects_count_what_they_have() -> None:
+    column = np.array(["abc", b"ab", None, np.zeros((2, 3), "int32"), {}], object)
+    assert (
+        nbytes({"a": column, "b": np.zeros(5, "uint8"), "c": [1]}) == 3 + 2 + 1024 + 24 + 1024 + 5
+    )
 
 
 def test_batches_that_are_forgotten_end_their_thread() -> None:
@@ -468,6 +530,33 @@ def test_a_fork_goes_on_by_itself() -> None:
             os._exit(2)
     assert os.waitpid(pid, 0)[1] == 0
     assert first + ids(iterator) == expected(dataset, 8, 0)
+
+
+def test_a_fork_does_not_wait_for_a_thread_that_it_has_not() -> None:
+    iterator = iter(Seen(numbered(400)).batches(8))
+    next(iterator)
+    shelf = next(thing for thing in gc.get_objects() if isinstance(thing, Shelf))
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with shelf._changed:
+            held.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    pid = os.fork()
+    if not pid:
+        signal.alarm(20)
+        next(iterator)
+        iterator.close()  # type: ignore[attr-defined]
+        del iterator
+        os._exit(0)
+    done.set()
+    thread.join()
+    assert os.waitpid(pid, 0)[1] == 0
+    iterator.close()  # type: ignore[attr-defined]
 
 
 # States.
@@ -658,14 +747,15 @@ def test_what_a_map_makes_of_missing_labels_is_trained_on() -> None:
 
 @pytest.mark.parametrize("mapped", [False, True])
 def test_what_is_no_array_is_named_in_fit(mapped: bool) -> None:
-    dataset = Made({"x": Array((4,)), "text": Text(), "r": Array((None,)), "y": Label(3)})
-    rows = [np.ones(n + 1, "float32") for n in range(9)]
-    dataset.insert({"x": np.ones((9, 4)), "text": ["a"] * 9, "r": rows, "y": [1] * 9})
+    fields = {"x": Array((4,)), "text": Text(), "r": Array((None,)), "y": Label(3)}
+    dataset = Made({**fields, "photo": Image(4, 4, 3, encoded="any")})
+    columns = {"r": [np.ones(n + 1, "float32") for n in range(9)], "photo": [PNG] * 9}
+    dataset.insert({"x": np.ones((9, 4)), "text": ["a"] * 9, "y": [1] * 9, **columns})
     same_map: Any = (lambda columns: columns) if mapped else None
-    for x, kind in (("text", "str"), (["x", "r"], "ndarray")):
+    for x, kind in (("text", "str"), (["x", "r"], "ndarray"), ("photo", "bytes")):
         name = x if isinstance(x, str) else x[-1]
         batches = Seen(dataset).batches(4, x=x, map=same_map)
-        message = f"`{name}` must be numbers in one array .* `map` .* a column of {kind}"
+        message = f"`{name}` must be numbers in one array .*map=.* a column of {kind}"
         for use in (network().fit, network().predict):
             with pytest.raises(ValueError, match=message):
                 use(batches, verbose=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_tl.datasets.reading import memory
-from keras_tl.datasets.reading.memory import Memory, aligned
+from keras_tl.datasets.reading.memory import Memory, aligned, shared
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "bool", "complex64"])
@@ -77,3 +78,31 @@ def test_threads_share_it() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_a_process_keeps_what_one_view_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_shared", weakref.WeakValueDictionary())
+    monkeypatch.setattr(memory, "_KEPT_BYTES", 4 << 20)
+    uint8, first, other = np.dtype("uint8"), shared(), shared()
+    assert first is other  # what one has given back, another one takes
+    small = [first.empty((500_000,), uint8) for _ in range(8)]
+    del small
+    assert sum(m.nbytes for m in first._free) > 3 << 20
+    large = other.empty((3 << 20,), uint8)  # what fits nobody any more gives way
+    place = large.__array_interface__["data"][0]
+    del large
+    assert first.empty((3 << 20,), uint8).__array_interface__["data"][0] == place
+    assert sum(m.nbytes for m in first._free) <= 4 << 20
+
+
+def test_nothing_is_kept_once_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_shared", weakref.WeakValueDictionary())
+    free = shared()._free
+    assert shared()._free is not free
+
+
+def test_arrays_may_outlive_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    array = Memory().empty((memory._SMALL,), np.dtype("uint8"))
+    for name in ("_KEPT_BYTES", "_SMALL", "_size", "_Lent"):
+        monkeypatch.setattr(memory, name, None)  # as the interpreter does when it ends
+    del array  # a warning, of an exception that is ignored, would be an error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ from hypothesis import strategies as st
 from made import Made, numbered, pictures
 from pymongo.errors import AutoReconnect, OperationFailure
 
-from keras_tl.datasets import Array, Label
+from keras_tl.datasets import Array, Bytes, Label
 from keras_tl.datasets.batches.order import epoch_order
 from keras_tl.datasets.reading import fetching, spans
 from keras_tl.datasets.reading.source import Source
 from keras_tl.datasets.reading.spans import cut
+from keras_tl.datasets.storing.packs import Blob
 from keras_tl.storage.cache import shared
 
 CACHES = ["auto", "memory", None]
@@ -44,7 +47,7 @@ def check(dataset: Made, at: np.ndarray, found: dict[str, np.ndarray]) -> None:
 )
 def test_spans_cover_all_and_share_no_pack(packs: list[int], first: int, row_bytes: int) -> None:
     at = np.array([pack * 4 + i % 4 for i, pack in enumerate(packs)], np.int64)
-    found = cut(at, 4, first, row_bytes)
+    found = list(cut(at, 4, first, lambda: row_bytes))
     assert [end for _, end in found[:-1]] == [begin for begin, _ in found[1:]]
     assert not len(at) or (found[0][0], found[-1][1]) == (0, len(at))
     most = max(first, spans._MOST_BYTES // row_bytes)
@@ -179,6 +182,84 @@ def test_the_first_batch_waits_for_one_pack() -> None:
     rows.close()
 
 
+def test_what_follows_is_read_ahead() -> None:
+    dataset = numbered(400)
+    rows = Source(dataset, ["x"], None).stream(dataset.at, 8)  # type: ignore[arg-type]
+    next(rows)
+    deadline = time.monotonic() + 60
+    while len(dataset.packs.asked) < 2 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert len(dataset.packs.asked) > 1
+    rows.close()
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_what_was_handed_over_is_forgotten(
+    cache: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: weakref.WeakSet[spans.Span] = weakref.WeakSet()
+
+    class Noted(spans.Span):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            begun.add(self)
+
+    monkeypatch.setattr("keras_tl.datasets.reading.source.Span", Noted)
+    for name in ("_TARGET_BYTES", "_AHEAD_BYTES"):
+        monkeypatch.setattr(spans, name, 256)  # of 6,400
+    monkeypatch.setattr("keras_tl.datasets.reading.source._PIECE_BYTES", 256)
+    dataset = numbered(400)
+    source = Source(dataset, ["x"], cache)  # type: ignore[arg-type]
+    for _ in range(2):
+        for _ in source.stream(dataset.at, 8):
+            assert len(begun) <= 6
+
+
+def test_values_of_varying_size_count_what_they_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_TARGET_BYTES", "_AHEAD_BYTES"):
+        monkeypatch.setattr(spans, name, 1 << 20)
+    dataset = Made({"v": Bytes(), "y": Label(2)})
+    dataset.insert({"v": [bytes([n]) * 100_000 for n in range(240)], "y": [0] * 240})
+    source, number = Source(dataset, ["v"], None), 0  # type: ignore[arg-type]
+    for begin, end, found in source.stream(dataset.at, 2):
+        check(dataset, dataset.at[begin:end], found)
+        assert (end - begin) * 100_000 <= 4 << 20
+        read = 8 * sum(map(len, dataset.packs.asked))
+        assert (read - end) * 100_000 <= 5 << 20  # a piece and what is ahead, in whole packs
+        number += 1
+    assert number >= 240 * 100_000 / (4 << 20)
+
+
+def test_a_pack_of_large_values_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spans, "_MOST_BYTES", 1 << 20)
+    dataset = Made({"v": Bytes(), "y": Label(2)})
+    dataset.insert({"v": [bytes([n]) * 50_000 for n in range(160)], "y": [0] * 160})
+    at = dataset.at[epoch_order(dataset.at, 8, 0, 0)]
+    source = Source(dataset, ["v"], None)  # type: ignore[arg-type]
+    for begin, end, found in source.stream(at, 2):
+        check(dataset, at[begin:end], found)
+    assert asked(dataset) == list(range(20))
+
+
+def test_blobs_are_read_for_few_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def contents(source: Source, names: set[str]) -> dict[str, memoryview]:
+        asked.append(len(names))
+        return {name: memoryview(name[:1].encode()) for name in names}
+
+    monkeypatch.setattr(Source, "_blobs", contents)
+    dataset = Made({"v": Bytes(), "y": Label(2)})
+    values = [Blob(f"{n % 10}" * 64, 3 << 20) for n in range(40)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Bytes, "check_column", lambda self, values, where: values)
+        dataset.insert({"v": values, "y": [0] * 40})
+    source = Source(dataset, ["v"], None)  # type: ignore[arg-type]
+    got = [x for _, _, found in source.stream(dataset.at, 2) for x in found["v"]]
+    assert got == [f"{n % 10}".encode() for n in range(40)]
+    assert asked == [2] * 20
+
+
 def test_new_samples_cost_their_packs_only() -> None:
     dataset = numbered(80)
     source = Source(dataset, ["x"])  # type: ignore[arg-type]
@@ -215,8 +296,17 @@ def test_rows_that_are_taken_away_are_read_again(monkeypatch: pytest.MonkeyPatch
     source = Source(dataset, ["x"])  # type: ignore[arg-type]
     source.take(dataset.at)
     assert source.columns is not None
-    monkeypatch.setattr(source.columns, "take", lambda *_: False)
+
+    def taken_away(name: str, at: np.ndarray, out: np.ndarray) -> bool:
+        out.fill(-1)
+        return False
+
+    monkeypatch.setattr(source.columns, "take", taken_away)
     check(dataset, dataset.at, source.take(dataset.at))
+    dataset.insert({"x": np.full((20, 4), 7), "y": [0] * 20})
+    monkeypatch.setattr(source.columns, "put", lambda *_: False)  # the rest comes beside them
+    at = np.random.default_rng(0).permutation(dataset.at)
+    check(dataset, at, source.take(at))
 
 
 def test_a_server_that_comes_back_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
@@ -239,6 +329,14 @@ def test_a_server_that_stays_away_is_not_waited_for_longer(
     assert "nobody waits longer" in caught.value.__notes__[0]
 
 
+def test_a_server_is_not_waited_for_when_nobody_wants_the_samples() -> None:
+    dataset = numbered(80)
+    dataset.packs.failures = [AutoReconnect("refused") for _ in range(9)]
+    with pytest.raises(AutoReconnect):
+        list(fetching.fetch(dataset, [0], ["x"], lambda: True))  # type: ignore[arg-type]
+    assert len(dataset.packs.failures) == 8
+
+
 def test_other_failures_are_not_waited_for() -> None:
     dataset = numbered(80)
     dataset.packs.failures = [OperationFailure("not allowed")]
@@ -249,7 +347,7 @@ def test_other_failures_are_not_waited_for() -> None:
 def test_packs_that_are_gone_are_told() -> None:
     dataset = numbered(80)
     del dataset.packs.documents[4]
-    with pytest.raises(RuntimeError, match=r"Packs of the dataset 'made' are gone: \[4\]"):
+    with pytest.raises(RuntimeError, match=r"Packs \[4\] of the dataset 'made' are gone"):
         Source(dataset, ["x"]).take(dataset.at)  # type: ignore[arg-type]
 
 

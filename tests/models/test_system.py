@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import gc
 import logging
+import mmap
 import sys
 import threading
 from collections.abc import Iterator
@@ -63,7 +64,8 @@ def test_rows_come_until_the_run_ends_and_once_more() -> None:
     watch = system.System(run, 0.01, training.position)  # type: ignore[arg-type]
     assert alive() == [watch._thread] and watch._thread.daemon
     assert run.second.wait(60)
-    block = bytearray(64 << 20)
+    # Pages that are new to the process: `malloc` may give out again what others have freed.
+    block = mmap.mmap(-1, 64 << 20)
     for i in range(0, len(block), 4096):
         block[i] = 1
     (stop,) = run.on_end
@@ -77,7 +79,7 @@ def test_rows_come_until_the_run_ends_and_once_more() -> None:
     assert 0 < last["machine_memory_percent"] < 100
     assert 0 <= last["machine_cpu_percent"] <= 100
     assert last["cpu_percent"] >= 0
-    del block
+    block.close()
 
 
 def test_one_row_comes_even_if_the_run_is_short() -> None:

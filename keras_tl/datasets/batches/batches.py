@@ -37,6 +37,9 @@ class Batches(keras.utils.PyDataset):
 
     `get_state` and `set_state` let `MongoBackupAndRestore` go on in the middle of an epoch.
 
+    What is read together is one piece of memory (4 MB; without a cache 64 at most), and stays for
+    as long as somebody has a row of it: rows that are kept for long are better copied.
+
     Args:
         view: the view.
         size: samples of a batch.
@@ -165,15 +168,16 @@ class Batches(keras.utils.PyDataset):
             last, row = self._asked
             row = row + 1 if index == last + 1 else 1
             self._asked = index, row
-            epoch, walk = self._epoch, self._walk
+            epoch, walk, self._walk = self._epoch, self._walk, None
             if walk is None or walk.index != index or walk.epoch is not epoch:
-                self._walk = walk = None
+                walk = None
                 if row >= _IN_A_ROW and index + 1 < len(epoch):
-                    self._walk = walk = Pass(self._recipe, epoch, self._prefetch, index)
+                    walk = Pass(self._recipe, epoch, self._prefetch, index)
             batch = self._recipe.one(epoch, index) if walk is None else next(walk)
             if index == len(epoch) - 1:
-                self._walk = None
                 self._complete |= self._begun
+            else:
+                self._walk = walk  # one that has failed has nothing more
         if fitting.adapts(frame, self):
             self._layout.check_arrays(batch)
         return batch

@@ -37,7 +37,11 @@ class Followed:
         self._pause = 0.0
 
     def look(self) -> Resolved:
-        """What the view has now; what it had, if MongoDB is away."""
+        """What the view has now; what it had, if MongoDB is away.
+
+        Raises:
+            KeyError: if the dataset was deleted.
+        """
         from pymongo import timeout
         from pymongo.errors import PyMongoError
 
@@ -46,6 +50,7 @@ class Followed:
         try:
             with timeout(PATIENCE):
                 events = self._newest()
+                self._view.dataset.check_exists()
             if events != self._events:
                 self.resolved = self._view.resolve(self._extra)
                 self._events = events

@@ -130,9 +130,9 @@ class Layout:
         for name, column in self.named(batch):
             if getattr(column, "dtype", None) == np.dtype(object):
                 raise ValueError(
-                    f"`{name}` must be numbers in one array for a model: a `map` makes them of "
-                    "texts, files, and values whose size varies. Received: a column of "
-                    f"{type(column[0]).__name__}"
+                    f"`{name}` must be numbers in one array for a model: `batches(map=...)` makes "
+                    "them of texts, encoded images and values whose size varies. Received: a "
+                    f"column of {type(column[0]).__name__}"
                 )
 
     def batch(self, columns: Mapping[str, Any]) -> Batch:
@@ -175,9 +175,14 @@ def _picked(names: str | list[str], columns: Mapping[str, Any]) -> Any:
 
 
 def nbytes(columns: Mapping[str, Any]) -> int:
-    """Bytes of columns, about: objects count as kilobytes."""
-    sizes = (
-        getattr(v, "nbytes", 0) if getattr(v, "dtype", None) != np.dtype(object) else 1024 * len(v)
-        for v in columns.values()
+    """Bytes of columns, about: objects of a kind that is not known count as kilobytes."""
+    return sum(_bytes(column) for column in columns.values())
+
+
+def _bytes(column: Any) -> int:
+    if getattr(column, "dtype", None) != np.dtype(object):
+        return int(getattr(column, "nbytes", 0))
+    return sum(
+        len(value) if isinstance(value, str | bytes) else int(getattr(value, "nbytes", 1024))
+        for value in column.flat
     )
-    return sum(int(size) for size in sizes)

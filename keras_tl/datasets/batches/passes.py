@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 Stopped = Callable[[], bool]
 
 
+_VARYING = 64  # packs of a window, where what values take is not known
+
+
 @dataclass(frozen=True)
 class Order:
     """How samples are put into batches.
@@ -50,6 +53,8 @@ class Order:
             dataset = resolved.dataset
             size = sum(f.row_bytes or 1024 for f in dataset.schema.tensors.values())
             window = window_packs(size, dataset.rows)
+            if dataset.schema.varies:  # a pack has up to 4 MB of them, and two windows are held
+                window = min(window, _VARYING)
             order = epoch_order(resolved.at, dataset.rows, self.seed, epoch, window)
         return shard(order, self.size, *self.shard, self.drop_remainder)
 

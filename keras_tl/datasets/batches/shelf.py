@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -33,6 +34,8 @@ class Shelf:
         self._taken: deque[Batch] = deque()  # by a piece at a time: a wake-up takes long
         self._failure: BaseException | None = None
         self._changed = threading.Condition()
+        self._process = os.getpid  # names of the module are gone when the interpreter ends
+        self._pid = os.getpid()
 
     def put(self, piece: Piece) -> bool:
         """Puts batches there once there is room; whether somebody wants more."""
@@ -78,6 +81,8 @@ class Shelf:
 
     def stop(self) -> None:
         """Nobody takes any more."""
+        if self._pid != self._process():  # of a fork, where a thread that is not there may hold it
+            return
         with self._changed:
             self.stopped = True
             self._waiting.clear()

@@ -11,6 +11,7 @@ import numpy as np
 from keras_tl.datasets.importers.kinds import dataset_for, numbered, of_column, tag_types
 from keras_tl.datasets.schema.fields import Field
 from keras_tl.datasets.schema.labels import Label
+from keras_tl.datasets.storing.writing import insert
 
 if TYPE_CHECKING:
     from keras_tl.datasets.collection import Dataset
@@ -43,6 +44,7 @@ def from_numpy(
     tags: Mapping[str, Any] | None,
     keys: Sequence[str] | None,
     prefix: str,
+    replace: bool = False,
 ) -> Dataset:
     """See `Importing.from_numpy`."""
     if not columns:
@@ -57,7 +59,7 @@ def from_numpy(
             columns[name] = column[:, 0]
     if keys is None:
         keys = numbered(prefix, 0, len(next(iter(columns.values()))))
-    found.insert_many(columns, keys=keys, tags=dict(tags or {}))
+    insert(found, columns, keys, tags, replace, keep=True)
     return found
 
 

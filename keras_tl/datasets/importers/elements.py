@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from keras_tl.datasets.importers.kinds import dataset_for, numbered, of_samples, tag_types
 from keras_tl.datasets.schema.fields import Field
+from keras_tl.datasets.storing.writing import insert
 
 if TYPE_CHECKING:
     from keras_tl.datasets.collection import Dataset
@@ -24,6 +25,7 @@ def from_tf_dataset(
     fields: Mapping[str, Field] | None,
     tags: Mapping[str, Any] | None,
     prefix: str,
+    replace: bool,
 ) -> Dataset:
     """See `Importing.from_tf_dataset`."""
     if not hasattr(dataset, "element_spec") or not hasattr(dataset, "as_numpy_iterator"):
@@ -35,15 +37,14 @@ def from_tf_dataset(
     specs = _named(dataset.element_spec)
     kinds = {name: partial(_kind, name, spec) for name, spec in specs.items()}
     found = dataset_for(catalog, key, kinds, fields, tag_types(tags))
-    given = dict(tags or {})
     if not all(hasattr(s, "shape") and s.shape.is_fully_defined() for s in specs.values()):
-        found.insert_many(_one_by_one(dataset, prefix), tags=given)
+        insert(found, _one_by_one(dataset, prefix), None, tags, replace, keep=True)
         return found
     done = 0  # elements of one shape come in batches, in a tenth of the time
     for batch in dataset.batch(_PACKS * found.rows).as_numpy_iterator():
         columns = _named(batch)
         keys = numbered(prefix, done, done + len(next(iter(columns.values()))))
-        found.insert_many(columns, keys=keys, tags=given)
+        insert(found, columns, keys, tags, replace, keep=True)
         done += len(keys)
     return found
 

@@ -14,6 +14,7 @@ from keras_tl.datasets.importers.kinds import dataset_for, tag_types
 from keras_tl.datasets.look import pictures
 from keras_tl.datasets.schema.labels import Label
 from keras_tl.datasets.schema.media import Image
+from keras_tl.datasets.storing.writing import insert
 
 if TYPE_CHECKING:
     from keras_tl.datasets.collection import Dataset
@@ -35,6 +36,7 @@ def from_image_folder(
     tags: Mapping[str, Any] | None,
     prefix: str,
     skip_broken: bool,
+    replace: bool,
 ) -> Dataset:
     """See `Importing.from_image_folder`."""
     pictures.pillow()
@@ -60,7 +62,7 @@ def from_image_folder(
         kinds["y"] = lambda: Label(names=classes)
     found = dataset_for(catalog, key, kinds, {"x": image}, tag_types(tags))
     reader = _Reader(root, None if encoded else size, channels, prefix, bool(classes), skip_broken)
-    found.insert_many(reader.samples(), tags=dict(tags or {}))
+    insert(found, reader.samples(), None, tags, replace, keep=True)
     if reader.broken:
         names = ", ".join(map(repr, reader.broken[:5]))
         log.warning(

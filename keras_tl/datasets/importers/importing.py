@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 class Importing:
     """Imports into a dataset, which is made if there is none of that key.
 
-    Samples get keys that say where they come from, so that an import can be run again: what is
-    there with the same content is passed over, and an import that was stopped is completed. No
-    import holds more than some thousand samples in memory besides what it was given.
+    Samples get keys that say where they come from, so that an import can be run again: those that
+    are there with the same tensors are passed over, with the labels and tags that they have by
+    then, and an import that was stopped is completed. No import holds more than some thousand
+    samples in memory besides what it was given.
 
     All of them take:
 
@@ -25,6 +26,8 @@ class Importing:
         tags: values by name for all samples of this import, as `{"split": "train"}`.
         prefix: what the samples' keys begin with, so that several imports into one dataset do not
             take each other's samples for their own.
+        replace: whether samples that are there get the tensors, labels and tags of this import
+            where they have others; else other tensors are refused.
     """
 
     if TYPE_CHECKING:
@@ -49,6 +52,7 @@ class Importing:
         tags: Mapping[str, Any] | None = None,
         keys: Sequence[str] | None = None,
         prefix: str = "",
+        replace: bool = False,
         **columns: Any,
     ) -> Dataset:
         """Arrays with a row a sample become the fields of their names.
@@ -56,12 +60,13 @@ class Importing:
         Args:
             key: of the dataset.
             fields: kinds by name, where they are to be others than these: one number a sample is a
-                `Label`, and integers `y` of shape `(n, 1)` are, too; text is `Text`, bytes are
-                `Bytes`, uint8 of shape `(n, height, width, 1 | 3 | 4)` is an `Image`, all else is
-                an `Array`.
+                `Label`, and so are integers `y` of shape `(n, 1)`; text `y` is a `Label` with the
+                classes that there are, sorted; other text is `Text`, bytes are `Bytes`, uint8 of
+                shape `(n, height, width, 1 | 3 | 4)` is an `Image`, all else is an `Array`.
             tags: values by name: one for all samples, or a column.
             keys: of the samples; default: `prefix` and the row's number in eight digits.
             prefix: see the class.
+            replace: see the class.
             **columns: arrays, also memory-mapped ones and those of an HDF5 file, of which only a
                 part is read at a time; or lists, also of arrays of different sizes.
 
@@ -70,7 +75,7 @@ class Importing:
 
         Raises:
             ValueError: if the columns do not fit each other or the dataset, or a sample of the
-                same key has another content.
+                same key has other tensors, unless `replace`.
 
         Example:
 
@@ -80,7 +85,7 @@ class Importing:
         """
         from keras_tl.datasets.importers.arrays import from_numpy
 
-        return from_numpy(self, key, columns, fields, tags, keys, prefix)
+        return from_numpy(self, key, columns, fields, tags, keys, prefix, replace)
 
     def from_image_folder(
         self,
@@ -93,6 +98,7 @@ class Importing:
         tags: Mapping[str, Any] | None = None,
         prefix: str = "",
         skip_broken: bool = False,
+        replace: bool = False,
     ) -> Dataset:
         """A folder of images: `x` is the image and `y` its class, the sub-folder's name.
 
@@ -112,6 +118,7 @@ class Importing:
             prefix: see the class.
             skip_broken: leave out images that cannot be read, and say so in the log, instead of
                 raising an error.
+            replace: see the class.
 
         Returns:
             The dataset.
@@ -129,7 +136,7 @@ class Importing:
         from keras_tl.datasets.importers.folder import from_image_folder
 
         return from_image_folder(
-            self, key, folder, size, encoded, channels, tags, prefix, skip_broken
+            self, key, folder, size, encoded, channels, tags, prefix, skip_broken, replace
         )
 
     def from_tf_dataset(
@@ -140,6 +147,7 @@ class Importing:
         fields: Mapping[str, Field] | None = None,
         tags: Mapping[str, Any] | None = None,
         prefix: str = "",
+        replace: bool = False,
     ) -> Dataset:
         """The elements of a `tf.data.Dataset`, each a sample (of batches: `dataset.unbatch()`).
 
@@ -153,6 +161,7 @@ class Importing:
             fields: kinds by name, as for `from_numpy`.
             tags: see the class.
             prefix: see the class.
+            replace: see the class.
 
         Returns:
             The dataset.
@@ -163,7 +172,7 @@ class Importing:
         """
         from keras_tl.datasets.importers.elements import from_tf_dataset
 
-        return from_tf_dataset(self, key, dataset, fields, tags, prefix)
+        return from_tf_dataset(self, key, dataset, fields, tags, prefix, replace)
 
     def from_csv(
         self,
@@ -177,6 +186,7 @@ class Importing:
         tags: Mapping[str, Any] | None = None,
         key_column: str | None = None,
         prefix: str = "",
+        replace: bool = False,
         **options: Any,
     ) -> Dataset:
         """Rows of a CSV file. Columns that are not named are left out.
@@ -191,6 +201,7 @@ class Importing:
             tags: see the class.
             key_column: the column of the samples' keys, as they stand; default: the row's number.
             prefix: see the class.
+            replace: see the class.
             **options: arguments of `pandas.read_csv`, as `sep=";"` and `dtype={"zip": "string"}`.
 
         Returns:
@@ -210,7 +221,7 @@ class Importing:
         from keras_tl.datasets.importers.tables import load
 
         table = Csv(path, options, key_column)
-        return load(self, key, table, x, y, fields, tag_columns, tags, key_column, prefix)
+        return load(self, key, table, x, y, fields, tag_columns, tags, key_column, prefix, replace)
 
     def from_parquet(
         self,
@@ -224,6 +235,7 @@ class Importing:
         tags: Mapping[str, Any] | None = None,
         key_column: str | None = None,
         prefix: str = "",
+        replace: bool = False,
     ) -> Dataset:
         """Rows of a Parquet file. Columns that are not named are left out.
 
@@ -239,6 +251,7 @@ class Importing:
             tags: see the class.
             key_column: the column of the samples' keys; default: the row's number.
             prefix: see the class.
+            replace: see the class.
 
         Returns:
             The dataset.
@@ -251,7 +264,7 @@ class Importing:
         from keras_tl.datasets.importers.tables import load
 
         table = Parquet(path)
-        return load(self, key, table, x, y, fields, tag_columns, tags, key_column, prefix)
+        return load(self, key, table, x, y, fields, tag_columns, tags, key_column, prefix, replace)
 
     def from_keras(self, name: str, key: str | None = None, **options: Any) -> Dataset:
         """A dataset of `keras.datasets`, which Keras downloads unless it has done so before.

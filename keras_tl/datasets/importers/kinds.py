@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from keras_tl.datasets.importers.importing import Importing
 
 
+CLASSES = 10_000  # of a column of text, at most
+
+
 def of_samples(shape: Sequence[int | None], dtype: Any) -> Field:
     """The kind of samples of one shape and dtype.
 
@@ -49,21 +52,33 @@ def of_column(name: str, column: Any) -> Field:
         name: of the field, for errors.
         column: numbers or text by sample. One number a sample is a label; text is `Text`, bytes are
             `Bytes`; uint8 of shape `(height, width, 1 | 3 | 4)` is an `Image`; other arrays are
-            `Array`, with `None` where their sizes differ. Integers of shape `(1,)` called `y` are
-            a label.
+            `Array`, with `None` where their sizes differ. A column called `y` of text is a label
+            with these classes, and one of shape `(n, 1)` of integers or text is a label, too.
 
     Raises:
-        ValueError: if it is none of these, or has integers below 0, of which -1 could mean that a
-            label is missing.
+        ValueError: if it is none of these, has integers below 0, of which -1 could mean that a
+            label is missing, or more classes than `CLASSES`.
     """
     if not hasattr(column, "dtype") or column.dtype == object:
         return _of_list(name, list(column))
     shape = column.shape[1:]
-    if name == "y" and shape == (1,) and column.dtype.kind in "iu":  # as `keras.datasets` has them
+    if name == "y" and shape == (1,) and column.dtype.kind in "iuUT":  # as `keras.datasets` has it
         shape = ()
+    if name == "y" and shape == () and column.dtype.kind in "UT" and len(column):
+        return _of_classes(name, np.asarray(column).reshape(-1).tolist())
     if shape == () and column.dtype.kind == "i" and len(column):
         refuse_negative(name, int(np.min(column)))
     return of_samples(shape, column.dtype)
+
+
+def _of_classes(name: str, values: list[str]) -> Label:
+    names = sorted(set(values))
+    if len(names) > CLASSES:
+        raise ValueError(
+            f"`{name}` must be given a kind in `fields`, as it has more than {CLASSES} texts: "
+            f"`Label(names=[...])` or `Text()`. Received: {len(names)}"
+        )
+    return Label(names=names)
 
 
 def refuse_negative(name: str, least: int) -> None:
@@ -77,6 +92,8 @@ def refuse_negative(name: str, least: int) -> None:
 
 def _of_list(name: str, values: list[Any]) -> Field:
     there = [value for value in values if value is not None]
+    if name == "y" and there and all(isinstance(value, str) for value in there):
+        return _of_classes(name, there)
     for kind, field in ((str, Text()), (bytes, Bytes())):
         if there and all(isinstance(value, kind) for value in there):
             return field

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from keras_tl.datasets.importers.kinds import (
+    CLASSES,
     dataset_for,
     numbered,
     refuse_negative,
@@ -16,13 +17,13 @@ from keras_tl.datasets.importers.kinds import (
 )
 from keras_tl.datasets.schema.fields import Array, Field
 from keras_tl.datasets.schema.labels import Label
+from keras_tl.datasets.storing.writing import insert
 
 if TYPE_CHECKING:
     from keras_tl.datasets.collection import Dataset
     from keras_tl.datasets.importers.importing import Importing
 
 ROWS = 2048  # rows in memory at once: packs of any dataset become full
-_CLASSES = 10_000  # classes of a column of text at most
 
 
 class Table(Protocol):
@@ -48,6 +49,7 @@ def load(
     tags: Mapping[str, Any] | None,
     key_column: str | None,
     prefix: str,
+    replace: bool,
 ) -> Dataset:
     """See `Importing.from_csv`."""
     x, fields = list(x or ()), dict(fields or {})
@@ -84,7 +86,7 @@ def load(
         else:
             keys = _keys(rows[key_column], prefix, done)
         tagged = {**(tags or {}), **{name: rows[name] for name in tag_columns}}
-        found.insert_many(columns, keys=keys, tags=tagged)
+        insert(found, columns, keys, tagged, replace, keep=True)
         done += count
     return found
 
@@ -100,9 +102,9 @@ def _label(table: Table, name: str) -> Label:
     for rows in table.rows([name]):
         values = {value for value in rows[name] if value is not None}
         seen = seen | values if kind is str else {min(seen | values)} if values else seen
-        if len(seen) > _CLASSES:
+        if len(seen) > CLASSES:
             raise ValueError(
-                f"`y` must name a column of {_CLASSES} classes at most. Received: {name!r}"
+                f"`y` must name a column of {CLASSES} classes at most. Received: {name!r}"
             )
     if kind is str and seen:
         return Label(names=sorted(seen))

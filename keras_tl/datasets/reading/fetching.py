@@ -44,9 +44,12 @@ def fetch(
 
     Raises:
         RuntimeError: a pack is gone.
+        KeyError: the dataset was deleted.
         ValueError: a pack is damaged.
         pymongo.errors.PyMongoError: MongoDB was away for longer than `PATIENCE`.
     """
+    from pymongo.errors import OperationFailure
+
     wanted = set(names)
     projection = None  # of all fields: it would cost the server a copy
     if wanted != set(dataset.schema.tensors):
@@ -55,13 +58,14 @@ def fetch(
             for name in dataset.schema.tensors
         }
     query = {"_id": {"$in": list(numbers)}}
-    found = patiently(lambda: list(dataset.packs.find(query, projection)), stopped)
+    try:
+        found = patiently(lambda: list(dataset.packs.find(query, projection)), stopped)
+    except OperationFailure:  # the collection was dropped beneath it
+        patiently(dataset.check_exists, stopped)
+        raise
     if len(found) < len(numbers):
-        gone = sorted({*numbers} - {document["_id"] for document in found})
-        raise RuntimeError(
-            f"Packs of the dataset {dataset.key!r} are gone: {gone}. Their samples were deleted, "
-            "and `gc` ran with a `grace` shorter than the epoch that still reads them."
-        )
+        missing = sorted({*numbers} - {document["_id"] for document in found})
+        raise gone(dataset, f"Packs {missing}")
     known = _verified.setdefault((dataset.uid, frozenset(wanted)), set())
     while found:
         document = found.pop()
@@ -69,6 +73,19 @@ def fetch(
             packs.verify(document)
             known.add(document["_id"])
         yield document["_id"], document
+
+
+def gone(dataset: Dataset, what: str) -> RuntimeError:
+    """The error for what is not stored any more.
+
+    Raises:
+        KeyError: the dataset was deleted.
+    """
+    patiently(dataset.check_exists)
+    return RuntimeError(
+        f"{what} of the dataset {dataset.key!r} are gone. Their samples were deleted, and `gc` ran "
+        "with a `grace` shorter than the epoch that still reads them."
+    )
 
 
 def patiently(call: Callable[[], _T], stopped: Callable[[], bool] = lambda: False) -> _T:

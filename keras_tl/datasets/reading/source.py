@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_tl.datasets.reading import memory
 from keras_tl.datasets.reading.columns import Columns
-from keras_tl.datasets.reading.fetching import fetch, patiently
-from keras_tl.datasets.reading.memory import Memory
+from keras_tl.datasets.reading.fetching import fetch, gone, patiently
 from keras_tl.datasets.reading.pack_cache import PackCache, PackMemory
 from keras_tl.datasets.reading.spans import Ahead, Span, cut, overlap
 from keras_tl.datasets.schema.fields import BLOB_BYTES, Field, Text
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _THREADS = 2
 _REQUEST_BYTES, _REQUEST_PACKS = 8 << 20, 256
 _PIECE_BYTES = 4 << 20
-_VARIES = 1024  # bytes that a value of varying size counts
+_VARIES = 1024  # bytes that a value of varying size counts at least
 
 
 class Source:
@@ -35,7 +35,8 @@ class Source:
     memory. Packs that are not there yet are read from MongoDB, verified, and put there; two threads
     read ahead. What the columns do not take (`cache=None`, a disk that is full) is kept for as long
     as it is needed: for two windows of 64 MB. Values of varying size come from packs as well, and
-    those over a megabyte from blobs; copies of these packs and blobs are in the cache of blobs.
+    those over a megabyte from blobs; copies of these packs and blobs are in the cache of blobs. A
+    shuffled epoch needs whole windows of such packs, of 1 GB at most, but the blobs of few batches.
 
     Args:
         dataset: the dataset.
@@ -54,11 +55,18 @@ class Source:
         fields = {name: dataset.schema.tensors[name] for name in names}
         self._fixed = {n: f for n, f in fields.items() if f.row_bytes and _is_small(f)}
         self._loose = {n: f for n, f in fields.items() if n not in self._fixed}
-        self.row_bytes = sum(field.row_bytes or _VARIES for field in fields.values())
+        self._known_bytes = sum(field.row_bytes or 0 for field in fields.values())
+        #: Of fields whose size varies: how many values were read, and their bytes.
+        self._met = {n: (0, 0) for n, f in fields.items() if f.row_bytes is None}
         self.columns = _columns(dataset, self._fixed, cache)
         self._packs = _packs(dataset, self._loose, cache)
         self._cached = cache is not None
-        self._memory = Memory()
+        self._memory = memory.shared()
+
+    def row_bytes(self) -> int:
+        """Bytes of a sample, about."""
+        varying = (max(_VARIES, size // max(1, count)) for count, size in self._met.values())
+        return max(1, self._known_bytes + sum(varying))
 
     def take(self, at: np.ndarray) -> dict[str, np.ndarray]:
         """The values of samples.
@@ -71,6 +79,7 @@ class Source:
 
         Raises:
             RuntimeError: samples are gone.
+            KeyError: the dataset was deleted.
             ValueError: a pack or a blob is damaged.
             pymongo.errors.PyMongoError: MongoDB was away for longer than `fetching.PATIENCE`.
         """
@@ -100,7 +109,6 @@ class Source:
         rows, columns = self.dataset.rows, self.columns
         if columns is not None:
             columns.reserve(int(at.max()) // rows + 1)
-        most = max(1, _PIECE_BYTES // max(1, self.row_bytes * size))
         ready: deque[Span] = deque()
         begin = 0
         pool = ThreadPoolExecutor(_THREADS, "keras_tl-samples")
@@ -111,12 +119,14 @@ class Source:
             span.futures = [pool.submit(self._load, span, part, stopped) for part in parts]
             return span
 
-        ahead = Ahead(cut(at, rows, size, max(1, self.row_bytes)), begun, self.row_bytes)
+        plan = cut(at, rows, size, self.row_bytes, bool(self._met))
+        ahead = Ahead(plan, begun, self.row_bytes)
         try:
             while begin < count:
                 while not ready or ready[-1].end < min(begin + size, count):
                     ready.append(ahead.next())
                 ahead.fill()  # not before the first batch is there: nothing holds it up
+                most = max(1, _PIECE_BYTES // (self.row_bytes() * size))
                 while ready[-1].end < begin + most * size and ahead.done:
                     ready.append(ahead.next())
                     ahead.fill()
@@ -137,8 +147,8 @@ class Source:
 
     def _parts(self, wanted: np.ndarray) -> list[np.ndarray]:
         """What is asked for at a time: enough for each thread, and not too much."""
-        size = self.row_bytes * self.dataset.rows
-        most = min(_REQUEST_PACKS, max(1, _REQUEST_BYTES // max(1, size)))
+        size = self.row_bytes() * self.dataset.rows
+        most = min(_REQUEST_PACKS, max(1, _REQUEST_BYTES // size))
         count = -(-len(wanted) // most)
         if count == 1 and len(wanted) > 1 and len(wanted) * size > 1 << 20:
             count = _THREADS
@@ -179,6 +189,9 @@ class Source:
     def _keep_loose(self, span: Span, pack: int, document: Mapping[str, Any]) -> None:
         for name, column in packs.decode(document, self._loose).items():
             span.put(pack, name, column)
+            if name in self._met:  # two threads may count as one: it is "about"
+                count, size = self._met[name]
+                self._met[name] = count + len(column), size + sum(map(_size, column))
 
     def _assembled(
         self, ready: Sequence[Span], at: np.ndarray, begin: int, end: int
@@ -246,9 +259,11 @@ class Source:
         from keras_tl.storage.cache import shared
 
         blobs = Blobs(self.dataset.connection.db)
-        if not self._cached:
-            return patiently(partial(blobs.get_many, names))
-        return patiently(partial(shared().get_many, blobs, names))
+        get = partial(shared().get_many, blobs) if self._cached else blobs.get_many
+        try:
+            return patiently(partial(get, names))
+        except KeyError:
+            raise gone(self.dataset, "Large values") from None
 
 
 def _columns(dataset: Dataset, fields: Mapping[str, Field], cache: str | None) -> Columns | None:
@@ -281,6 +296,13 @@ def _places(dataset: Dataset, names: Iterable[str]) -> dict[str, int]:
 
 def _is_small(field: Field) -> bool:
     return field.row_bytes is not None and field.row_bytes <= BLOB_BYTES
+
+
+def _size(value: Any) -> int:
+    """Bytes of a value whose size varies, about."""
+    if isinstance(value, packs.Blob):
+        return value.length
+    return int(getattr(value, "nbytes", 0)) or len(value)
 
 
 def _empty(field: Field) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -14,38 +14,43 @@ from keras_tl.datasets.batches.order import distinct, numbered
 from keras_tl.datasets.reading.memory import Memory
 
 _TARGET_BYTES = 16 << 20
-_MOST_BYTES = 64 << 20
+_MOST_BYTES, _MOST_VARYING = 64 << 20, 1 << 30  # a window of an epoch: up to 256 packs of 4 MB
 _AHEAD_BYTES = 32 << 20  # that are asked for before they are wanted; and one span in any case
 
 
-def cut(at: np.ndarray, rows: int, first: int, row_bytes: int) -> list[tuple[int, int]]:
+def cut(
+    at: np.ndarray, rows: int, first: int, row_bytes: Callable[[], int], varies: bool = False
+) -> Iterator[tuple[int, int]]:
     """Cuts rows into spans: where no pack lies on both sides, if there is such a place.
 
     Args:
         at: the addresses, in the order in which they are read.
         rows: rows of a pack.
         first: rows that are waited for first; spans grow from there on.
-        row_bytes: bytes of a row, about.
+        row_bytes: bytes of a row, about, as far as that is known when a span is wanted.
+        varies: whether rows may turn out to be much larger than their packs were planned for.
 
-    Returns:
-        Begin and end of each span: of some 16 MB, of 64 at most where it can be cut nowhere.
+    Yields:
+        Begin and end of each span: of some 16 MB, of 64 at most where it can be cut nowhere (of
+        1 GB if rows vary).
 
     Example:
 
-    >>> cut(np.array([0, 2, 1, 9, 8, 4, 5]), rows=4, first=1, row_bytes=1)
+    >>> list(cut(np.array([0, 2, 1, 9, 8, 4, 5]), rows=4, first=1, row_bytes=lambda: 1))
     [(0, 3), (3, 7)]
     """
     count = len(at)
     if not count:
-        return []
+        return
     pack, packs = numbered(at // rows)
     last = np.zeros(packs, np.int64)
     last[pack] = np.arange(count)  # of equal indices the last one counts
     reach = np.maximum.accumulate(last[pack])
     ends = np.flatnonzero(reach == np.arange(count)) + 1
-    target, most = (max(first, size // row_bytes) for size in (_TARGET_BYTES, _MOST_BYTES))
-    spans, begin, wanted = [], 0, first
+    begin, wanted = 0, first
     while begin < count:
+        most = max(first, (_MOST_VARYING if varies else _MOST_BYTES) // row_bytes())
+        wanted = min(wanted, max(first, _TARGET_BYTES // row_bytes()))
         place = int(np.searchsorted(ends, begin + wanted))
         end = int(ends[min(place, len(ends) - 1)])
         if end - begin > most:
@@ -53,9 +58,8 @@ def cut(at: np.ndarray, rows: int, first: int, row_bytes: int) -> list[tuple[int
             clean = int(np.searchsorted(ends, end, "right"))
             if clean and ends[clean - 1] > begin:
                 end = int(ends[clean - 1])
-        spans.append((begin, end))
-        begin, wanted = end, min(2 * max(wanted, end - begin), target)
-    return spans
+        yield begin, end
+        begin, wanted = end, 2 * max(wanted, end - begin)
 
 
 class Span:
@@ -140,9 +144,12 @@ class Ahead:
     """
 
     def __init__(
-        self, plan: Iterable[tuple[int, int]], begin: Callable[[int, int], Span], row_bytes: int
+        self,
+        plan: Iterator[tuple[int, int]],
+        begin: Callable[[int, int], Span],
+        row_bytes: Callable[[], int],
     ) -> None:
-        self._plan, self._begin, self._row_bytes = iter(plan), begin, row_bytes
+        self._plan, self._begin, self._row_bytes = plan, begin, row_bytes
         self._begun: deque[Span] = deque()
 
     def next(self) -> Span:
@@ -163,13 +170,13 @@ class Ahead:
 
     def fill(self) -> None:
         """Begins the next span, and more if they are small."""
-        waiting = sum(len(span.at) for span in self._begun) * self._row_bytes
-        while not self._begun or waiting < _AHEAD_BYTES:
+        waiting = sum(len(span.at) for span in self._begun)
+        while not self._begun or waiting * self._row_bytes() < _AHEAD_BYTES:
             bounds = next(self._plan, None)
             if bounds is None:
                 return
             self._begun.append(self._begin(*bounds))
-            waiting += (bounds[1] - bounds[0]) * self._row_bytes
+            waiting += bounds[1] - bounds[0]
 
 
 def overlap(spans: Sequence[Span], begin: int, end: int) -> list[tuple[Span, slice]]:

@@ -59,11 +59,16 @@ def look(dataset: Dataset, group: Sequence[Block]) -> dict[str, dict[str, Any]]:
 
 
 def plan(
-    schema: Schema, group: Sequence[Block], found: Mapping[str, dict[str, Any]], replace: bool
+    schema: Schema,
+    group: Sequence[Block],
+    found: Mapping[str, dict[str, Any]],
+    replace: bool,
+    keep: bool = False,
 ) -> Plan:
     """What is to be written, where these samples exist.
 
-    A label or a tag that the new samples do not have stays as it is.
+    A label or a tag that the new samples do not have stays as it is; where only labels and tags
+    are others, all of them do if `keep` is given, and not `replace`.
 
     Raises:
         ValueError: if one has other values, unless `replace`.
@@ -83,7 +88,7 @@ def plan(
             labels = _changes(given, row, old["labels"])
             tags = _changes(block.tags, row, old["tags"])
             same = block.digests[32 * row : 32 * row + 32] == old["digest"]
-            if same and not labels and not tags:
+            if same and ((keep and not replace) or not (labels or tags)):
                 continue
             if not replace:
                 names = [*([] if same else schema.tensors), *labels, *tags]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_tl.datasets.storing import existing, outbox, packs
-from keras_tl.datasets.storing.block import Block
+from keras_tl.datasets.storing.block import Block, of_columns, of_records
 from keras_tl.datasets.storing.existing import Moved, Plan
 from keras_tl.storage import hooks
 from keras_tl.storage.blobs import Blobs
@@ -33,17 +33,63 @@ _SAMPLES = 500
 _DUPLICATE = 11000
 
 
+def insert(
+    dataset: Dataset,
+    samples: Mapping[str, Any] | Iterable[Mapping[str, Any]],
+    keys: Iterable[str] | None,
+    tags: Mapping[str, Any] | None,
+    replace: bool,
+    keep: bool = False,
+) -> int:
+    """See `Dataset.insert_many`.
+
+    Args:
+        dataset: where to.
+        samples: as there.
+        keys: as there.
+        tags: as there.
+        replace: as there.
+        keep: whether, without `replace`, samples that exist with the same tensors keep labels and
+            tags that are others by now: those of an import that is run again.
+    """
+    if not isinstance(tags, Mapping | None):
+        raise ValueError(f"`tags` must be a mapping of tags to values. Received: {tags!r}")
+    if any(name not in dataset.schema.tags for name in tags or ()):
+        dataset.refresh()  # declared by others, maybe
+    schema, tags = dataset.schema, tags or {}
+    writer = Writer(dataset, replace, keep)
+    if isinstance(samples, Mapping):
+        writer.look = keys is not None
+        blocks = of_columns(schema, samples, keys, tags, writer.store)
+    elif keys is not None:
+        raise ValueError(
+            "`keys` is for columns; samples one by one have their own as `key`. Received: "
+            "keys and an iterable"
+        )
+    else:
+        blocks = of_records(schema, samples, tags, writer.store, dataset.refresh)
+    written = writer.write_all(blocks)
+    if written:
+        outbox.ring(dataset)
+    return written
+
+
 class Writer:
     """Writes blocks to a dataset; threads may share it.
 
     Args:
         dataset: where to.
         replace: whether samples that exist get other values, instead of being refused.
+        keep: whether those that exist with the same tensors keep their labels and tags, if not.
+
+    Attributes:
         look: whether keys may exist already: not those that were just made.
     """
 
-    def __init__(self, dataset: Dataset, replace: bool = False, look: bool = True) -> None:
-        self.dataset, self.replace, self.look = dataset, replace, look
+    look = True
+
+    def __init__(self, dataset: Dataset, replace: bool = False, keep: bool = False) -> None:
+        self.dataset, self.replace, self.keep = dataset, replace, keep
         self.blobs = Blobs(dataset.connection.db)
 
     def store(self, content: Any) -> packs.Blob:
@@ -105,7 +151,7 @@ class Writer:
         look = self.look
         while True:
             found = existing.look(self.dataset, group) if look else {}
-            plan = existing.plan(schema, group, found, self.replace)
+            plan = existing.plan(schema, group, found, self.replace, self.keep)
             try:
                 return self._write(plan, first) if plan.blocks or plan.edited else 0
             except Moved:
