@@ -53,6 +53,9 @@ from keras_tl.layers.quantization import (
     unpack_weights,
 )
 
+# recurrent
+from keras_tl.layers.recurrent import LayerNormLSTMCell, PeepholeLSTMCell
+
 # regularization
 from keras_tl.layers.regularization import (
     DropBlock2D,
@@ -72,6 +75,9 @@ from keras_tl.layers.reshaping import (
     Rearrange,
     Reduce,
 )
+
+# sequences
+from keras_tl.layers.sequences import Seq2Seq
 
 # upsampling
 from keras_tl.layers.upsampling import SubpixelConv1D, SubpixelConv2D, SubpixelConv3D
@@ -97,6 +103,7 @@ __all__ = [
     "FilterResponseNormalization",
     "GaussianNoise",
     "InstanceNormalization",
+    "LayerNormLSTMCell",
     "LeakyTwiceReLU6",
     "LocalResponseNormalization",
     "MaskedConv2D",
@@ -110,11 +117,13 @@ __all__ = [
     "PReLU6",
     "PTReLU6",
     "Padding",
+    "PeepholeLSTMCell",
     "ROIAlign2D",
     "ROIPooling2D",
     "Rearrange",
     "Reduce",
     "Scale",
+    "Seq2Seq",
     "Shared",
     "Sign",
     "SpatialTransformer2D",
