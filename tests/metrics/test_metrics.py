@@ -16,7 +16,7 @@ from keras import ops
 from keras_tl.metrics import BLEU, ConfusionMatrix, HardDice, HardIoU
 
 RNG = np.random.default_rng(0)
-TORCH = keras.backend.backend() == "torch"  # whose compiler warns of itself
+BACKEND = keras.backend.backend()
 ALL = [HardDice(0.3, (1, 2)), HardIoU(), ConfusionMatrix(3, "true", 0), BLEU(2, "exp", 1, 0)]
 
 
@@ -142,7 +142,7 @@ words = st.lists(st.integers(2, 4), max_size=9)
 
 
 @pytest.mark.parametrize("smoothing", [None, "exp"])
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(st.lists(st.tuples(st.tuples(words, words), words), min_size=3, max_size=3))
 def test_bleu_is_sacrebleus(smoothing: str | None, pairs: list[Any]) -> None:
     references = [[list(r) for r in refs] for refs, _ in pairs]
@@ -153,21 +153,22 @@ def test_bleu_is_sacrebleus(smoothing: str | None, pairs: list[Any]) -> None:
     wanted = bleu_of(references, predictions, smoothing=smoothing)
     np.testing.assert_allclose(value(metric), wanted, atol=1e-6)
     batches = BLEU(smoothing=smoothing, ignore_class=0)
-    for one, other in zip(true, padded(predictions, 10), strict=True):
-        batches.update_state(one[None], other[None])
+    for i in range(3):  # the others are empty, and of the shape that is compiled
+        alone = np.arange(3)[:, None] == i
+        batches.update_state(true * alone[..., None], padded(predictions, 10) * alone)
     np.testing.assert_allclose(value(batches), value(metric), atol=1e-6)
 
 
 def test_bleu_ends_with_the_end_and_takes_scores() -> None:
     references = [[5, 2, 7, 3, 9, 4], [3, 3, 5, 6]]
     predictions = [[5, 2, 7, 3, 4], [3, 3, 5, 6, 7]]
-    wanted = bleu_of([[r] for r in references], predictions)
+    wanted = bleu_of([[r] for r in references], predictions, max_order=2)
     behind = np.where(RNG.random((2, 8)) < 0.5, 5, 2)  # the words behind the end are the right ones
     true, predicted = behind.copy(), behind.copy()
     for i in range(2):
         true[i, : len(references[i]) + 1] = [*references[i], 1]
         predicted[i, : len(predictions[i]) + 1] = [*predictions[i], 1]
-    metric = BLEU(end_class=1)
+    metric = BLEU(2, end_class=1)
     metric.update_state(true, np.eye(10)[predicted])
     np.testing.assert_allclose(value(metric), wanted, atol=1e-6)
 
@@ -181,14 +182,15 @@ def test_bleu_of_nothing_and_of_less_than_an_n_gram() -> None:
     np.testing.assert_allclose(value(metric), 1, atol=1e-6)
 
 
-@pytest.mark.parametrize("jit", [True, False])
+# torch's compiler warns of itself, and jax without it takes seconds an operation.
+@pytest.mark.parametrize("jit", {"jax": [True], "torch": [False]}.get(BACKEND, [True, False]))
 def test_bleu_in_fit(jit: bool) -> None:
     y = RNG.integers(1, 4, (16, 6))
     inputs = keras.Input((None,), dtype="int32")
     hidden = keras.layers.Embedding(4, 8)(inputs)
     model = keras.Model(inputs, keras.layers.Dense(4, activation="softmax")(hidden))
     loss = "sparse_categorical_crossentropy"
-    model.compile("adam", loss, metrics=[BLEU(2)], jit_compile=jit and not TORCH)
+    model.compile("adam", loss, metrics=[BLEU(2)], jit_compile=jit)
     model.fit(y, y, batch_size=8, verbose=0)
     predicted = model.predict(y, verbose=0).argmax(-1)
     found = model.evaluate(y, y, batch_size=5, return_dict=True, verbose=0)["bleu"]
