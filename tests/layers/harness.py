@@ -532,16 +532,18 @@ def fitted(case: Case, devices: int) -> dict[str, np.ndarray]:
         given = list(symbols)
         if keras.backend.is_float_dtype(symbols[0].dtype):
             given[0] = Gain()(given[0])
-        outs = [o for o in case.apply(layer, given) if keras.backend.is_float_dtype(o.dtype)]
-        outs = [Gain()(o) for o in outs]
-        model = keras.Model(symbols, outs)
+        outs = case.apply(layer, given)
+        floats = [Gain()(o) for o in outs if keras.backend.is_float_dtype(o.dtype)]
+        model = keras.Model(symbols, floats or outs)  # without any, the layer adds a loss itself
         rng = np.random.default_rng(4)
         for weight in layer.trainable_weights:
             noise = rng.standard_normal(weight.shape).astype("float32")
             weight.assign(numpy(weight) + 0.1 * noise)
         before = values(layer.trainable_weights)
         model.compile(
-            optimizer=keras.optimizers.SGD(0.05), loss="mse", jit_compile=BACKEND != "torch"
+            optimizer=keras.optimizers.SGD(0.05),
+            loss="mse" if floats else None,
+            jit_compile=BACKEND != "torch",
         )
         n = len(arrays[0])
         shapes = case.declared(layer, [a.shape for a in arrays])
@@ -551,7 +553,9 @@ def fitted(case: Case, devices: int) -> dict[str, np.ndarray]:
             for shape, kind in zip(shapes, kinds, strict=True)
             if keras.backend.is_float_dtype(kind)
         ]
-        history = model.fit(arrays, targets, batch_size=n, epochs=2, shuffle=False, verbose=0)
+        history = model.fit(
+            arrays, targets or None, batch_size=n, epochs=2, shuffle=False, verbose=0
+        )
         assert np.all(np.isfinite(history.history["loss"])), history.history
         after = values(layer.trainable_weights)
         still = [name for name in after if np.array_equal(after[name], before[name])]
