@@ -21,7 +21,7 @@ PAGE = (ROOT / "examples" / "layers.md").read_text("utf-8")
 REFERENCE = ROOT.parent / "shared" / "reference" / "original.md"
 # Rows of the layers for sequences and words, and of the bridge to other frameworks.
 TO_COME = {
-    "Word2vecEmbedding", "AverageEmbedding", "ReconLayer", "Seq2Seq",
+    "Seq2Seq",
     "SlimNetsLayer", "EstimatorLayer",
 }  # fmt: skip
 
