@@ -160,7 +160,7 @@ class CRF(keras.layers.Layer):
         chosen = (tags[..., None] == ops.arange(self.units, dtype="int32")) & valid[..., None]
         known = ops.all(ops.any(chosen, -1) == valid, 1)
         tags = ops.clip(tags, 0, self.units - 1)
-        jumps = _previous(tags, mask) * self.units + tags
+        jumps = _previous(tags, None if mask is None else valid) * self.units + tags
         jumps = ops.take(ops.reshape(transitions, (-1,)), jumps)
         jumps = ops.sum(ops.where(valid & ~first, jumps, 0), 1)
         path = ops.sum(ops.where(chosen, scores, 0), (1, 2)) + jumps
@@ -226,7 +226,7 @@ def _chain(scores: Any, mask: Any, start: Any, end: Any) -> tuple[Any, Any, Any]
     place = ops.arange(ops.shape(scores)[1], dtype="int32")
     if mask is None:
         mask = ops.ones(ops.shape(scores)[:2], "bool")
-    steps = ops.shape(scores)[1]
+    mask, steps = ops.convert_to_tensor(mask), ops.shape(scores)[1]
     first = place == ops.min(ops.where(mask, place, steps), 1, keepdims=True)
     last = place == ops.max(ops.where(mask, place, -1), 1, keepdims=True)
     scores = ops.where(mask[..., None], scores, 0)  # a constant: a product with 0 keeps a NaN
