@@ -111,7 +111,10 @@ class Word2VecEmbedding(EmbeddingTable):
     def call(self, words: Any, contexts: Any = None, training: bool = False) -> Any:
         vectors = self.rows(ops.cast(words, "int32"))
         if contexts is not None:
-            if tuple(words.shape) != tuple(contexts.shape):
+            known = zip(words.shape, contexts.shape, strict=False)
+            if len(words.shape) != len(contexts.shape) or any(
+                None not in (n, m) and n != m for n, m in known
+            ):
                 raise ValueError(
                     "`words` and `contexts` must have the same shape. "
                     f"Received: shapes {tuple(words.shape)} and {tuple(contexts.shape)}"

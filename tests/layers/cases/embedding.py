@@ -28,7 +28,6 @@ CASES = [
         ((2, 3), (2, 3)),
         call="args",
         inputs=pairs,
-        free=(1,),
     ),
     Case(
         "Word2VecEmbedding-sampled_softmax",
