@@ -9,7 +9,6 @@ from keras_tl.layers import arguments
 from keras_tl.layers.regularization.noise import dropped
 from keras_tl.layers.sequences import decoding
 from keras_tl.layers.sequences.attention import KINDS, LookBack
-from keras_tl.layers.sequences.recurrence import Recurrence, forget_bias, fresh
 
 __all__ = ["Seq2Seq"]
 
@@ -120,64 +119,57 @@ class Seq2Seq(keras.layers.Layer):
             return keras.layers.Embedding(
                 size,
                 self.embedding_dim,
-                embeddings_initializer=fresh(self.embeddings_initializer),
+                embeddings_initializer=_fresh(self.embeddings_initializer),
                 dtype=self.dtype_policy,
                 name=name,
             )
 
-        def dense(size: int, name: str, bias: Any = "zeros") -> Any:
-            return keras.layers.Dense(
-                size,
-                kernel_initializer=fresh(self.kernel_initializer),
-                bias_initializer=bias,
+        def recurrent(units: int, name: str) -> Any:
+            # Not `LSTM`: on a GPU its fused loop refuses masks that are not padding on the right.
+            cell = keras.layers.LSTMCell(
+                units,
+                kernel_initializer=_fresh(self.kernel_initializer),
+                recurrent_initializer=_fresh(self.recurrent_initializer),
                 dtype=self.dtype_policy,
-                name=name,
+                name="cell",
             )
-
-        def recurrent(units: int, name: str, backwards: bool = False) -> Any:
-            initializer = fresh(self.recurrent_initializer)
             return keras.layers.RNN(
-                Recurrence(units, initializer, dtype=self.dtype_policy, name="cell"),
-                return_sequences=True,
-                return_state=True,
-                go_backwards=backwards,
-                dtype=self.dtype_policy,
-                name=name,
+                cell, return_sequences=True, return_state=True, dtype=self.dtype_policy, name=name
             )
 
-        units, half, numbers = self.units, self.units // 2, range(self.num_layers)
+        def encoder(name: str) -> Any:
+            forward = recurrent(self.units // 2, name)
+            return keras.layers.Bidirectional(forward, dtype=self.dtype_policy, name=name)
+
         self.source_embedding = embedding(self.input_dim, "source_embedding")
         self.target_embedding = embedding(self.output_dim, "target_embedding")
-        self.encoder_inputs = [
-            dense(4 * units, f"encoder_inputs_{i}", _forget_biases) for i in numbers
+        self.encoder_layers = [encoder(f"encoder_{i}") for i in range(self.num_layers)]
+        self.decoder_layers = [
+            recurrent(self.units, f"decoder_{i}") for i in range(self.num_layers)
         ]
-        self.forward_layers = [recurrent(half, f"forward_{i}") for i in numbers]
-        self.backward_layers = [recurrent(half, f"backward_{i}", True) for i in numbers]
-        self.decoder_inputs = [
-            dense(4 * units, f"decoder_inputs_{i}", forget_bias) for i in numbers
-        ]
-        self.decoder_layers = [recurrent(units, f"decoder_{i}") for i in numbers]
         self.look_back = None
         if self.attention is not None:
             self.look_back = LookBack(
-                units,
+                self.units,
                 self.attention,
-                fresh(self.kernel_initializer),
+                self.kernel_initializer,
                 dtype=self.dtype_policy,
                 name="look_back",
             )
-        self.logits = dense(self.output_dim, "logits")
+        self.logits = keras.layers.Dense(
+            self.output_dim,
+            kernel_initializer=_fresh(self.kernel_initializer),
+            dtype=self.dtype_policy,
+            name="logits",
+        )
 
     def build(self, source_shape: Any, target_shape: Any = None) -> None:
         self.source_embedding.build((None, None))
         self.target_embedding.build((None, None))
         for i in range(self.num_layers):
-            size = self.units if i else self.embedding_dim
-            self.encoder_inputs[i].build((None, None, size))
-            self.forward_layers[i].build((None, None, 2 * self.units))
-            self.backward_layers[i].build((None, None, 2 * self.units))
-            self.decoder_inputs[i].build((None, None, size))
-            self.decoder_layers[i].build((None, None, 4 * self.units))
+            shape = (None, None, self.units if i else self.embedding_dim)
+            self.encoder_layers[i].build(shape)
+            self.decoder_layers[i].build(shape)
         if self.look_back is not None:
             self.look_back.build()
         self.logits.build((None, None, self.units))
@@ -187,23 +179,21 @@ class Seq2Seq(keras.layers.Layer):
         memory, states = self._encoded(source, training)
         x = self.target_embedding(target)
         for i, layer in enumerate(self.decoder_layers):
-            z = self.decoder_inputs[i](self._dropped(x, training))
-            x, _, _ = layer(z, initial_state=states[2 * i : 2 * i + 2])
+            x = self._dropped(x, training)
+            x, _, _ = layer(x, initial_state=states[2 * i : 2 * i + 2])
         return self._logits(x, memory, training)
 
     def _encoded(self, source: Any, training: bool) -> tuple[list[Any], list[Any]]:
         """What the decoder looks back at, and the states that it starts with."""
-        mask = source != 0
+        valid = source != 0
         x = self.source_embedding(source)
         states = []
-        for i, to_gates in enumerate(self.encoder_inputs):
-            left, right = ops.split(to_gates(self._dropped(x, training)), 2, axis=-1)
-            there, *first = self.forward_layers[i](left, mask=mask)
-            back, *last = self.backward_layers[i](right, mask=mask)
-            x = ops.concatenate([there, ops.flip(back, axis=1)], axis=-1)
-            states += [ops.concatenate(pair, axis=-1) for pair in zip(first, last, strict=True)]
+        for layer in self.encoder_layers:
+            x, *ends = layer(self._dropped(x, training), mask=valid)
+            # h and c of the one direction, then of the other
+            states += [ops.concatenate([ends[i], ends[i + 2]], axis=-1) for i in range(2)]
         keys = [] if self.look_back is None else [self.look_back.keys(x)]
-        return [x, mask, *keys], states
+        return [x, valid, *keys], states
 
     def _logits(self, x: Any, memory: list[Any], training: bool = False) -> Any:
         if self.look_back is not None:
@@ -312,7 +302,7 @@ class Seq2Seq(keras.layers.Layer):
         x = self.target_embedding(ops.reshape(ids, (-1,)))
         after = []
         for i, layer in enumerate(self.decoder_layers):
-            x, new = layer.cell(self.decoder_inputs[i](x), states[2 * i : 2 * i + 2])
+            x, new = layer.cell(x, states[2 * i : 2 * i + 2])
             after += new
         # The beams look back as the steps of a target do: nothing of the source is repeated.
         logits = self._logits(ops.reshape(x, (-1, ids.shape[1], self.units)), memory)
@@ -333,9 +323,9 @@ class Seq2Seq(keras.layers.Layer):
         return {**super().get_config(), **own, **initializers}
 
 
-def _forget_biases(shape: Any, dtype: Any = None) -> Any:
-    """`forget_bias` of both directions."""
-    return ops.concatenate([forget_bias((shape[0] // 2,), dtype)] * 2)
+def _fresh(initializer: Any) -> Any:
+    """An equal initializer: the same one gives two weights of one shape the same values."""
+    return keras.initializers.get(keras.initializers.serialize(initializer))
 
 
 def _ids(name: str, ids: Any) -> Any:
