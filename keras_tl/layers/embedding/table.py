@@ -33,7 +33,7 @@ class EmbeddingTable(keras.layers.Layer):
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
         self.embeddings_regularizer = keras.regularizers.get(embeddings_regularizer)
         self.embeddings_constraint = keras.constraints.get(embeddings_constraint)
-        self.autocast = False  # rows are cast after the look-up, and not the table before it
+        self.autocast = False  # ids that are floats would lose digits
 
     def add_table(self) -> None:
         self.embeddings = self.add_weight(
@@ -42,6 +42,7 @@ class EmbeddingTable(keras.layers.Layer):
             regularizer=self.embeddings_regularizer,
             constraint=self.embeddings_constraint,
             name="embeddings",
+            autocast=False,  # rows are cast after the look-up, and not the table before it
         )
 
     def rows(self, ids: Any) -> Any:

@@ -103,9 +103,13 @@ class Word2VecEmbedding(EmbeddingTable):
             shape=(self.input_dim, self.output_dim),
             initializer=self.kernel_initializer,
             name="kernel",
+            autocast=False,
         )
         self.bias = self.add_weight(
-            shape=(self.input_dim,), initializer=self.bias_initializer, name="bias"
+            shape=(self.input_dim,),
+            initializer=self.bias_initializer,
+            name="bias",
+            autocast=False,
         )
 
     def call(self, words: Any, contexts: Any = None, training: bool = False) -> Any:
