@@ -34,7 +34,8 @@ class Case:
     name: unique, e.g. "DropBlock2D-channels_first"; it is the name of the golden file too.
     make: a fresh layer; name, dtype and trainable reach its constructor.
     shapes: of the inputs, with the batch axis first.
-    call: "single": layer(x); "list": layer([x1, x2]); "args": layer(x1, x2).
+    call: "single": layer(x); "list": layer([x1, x2]); "args": layer(x1, x2); "cell": a recurrent
+        cell's layer(x, [state1, state2]).
     inputs: makes special inputs (integers, boxes); default: standard normal, float32.
     free: axes of the first input that may be None besides the batch.
     fixed: axes of the first input where None is a ValueError at build that names the layer.
@@ -75,13 +76,17 @@ class Case:
     def apply(self, layer: Any, values: Any, **kwargs: Any) -> list[Any]:
         """The layer's outputs, flat, of arrays, tensors or symbolic tensors."""
         values = [ops.convert_to_tensor(v) if isinstance(v, np.ndarray) else v for v in values]
-        arguments = [values] if self.call == "list" else values
-        return keras.tree.flatten(layer(*arguments, **kwargs))
+        return keras.tree.flatten(layer(*self.arguments(values), **kwargs))
+
+    def arguments(self, values: Any) -> list[Any]:
+        """What the layer is called with, of its inputs or of their shapes."""
+        if self.call == "cell":
+            return [values[0], list(values[1:])]
+        return [list(values)] if self.call == "list" else list(values)
 
     def declared(self, layer: Any, shapes: Any) -> list[tuple[int | None, ...]]:
         """What `compute_output_shape` says, flat."""
-        shape = layer.compute_output_shape(*([list(shapes)] if self.call == "list" else shapes))
-        return flat_shapes(shape)
+        return flat_shapes(layer.compute_output_shape(*self.arguments(shapes)))
 
     def built(self, **kwargs: Any) -> Any:
         """A layer whose trainable weights are not those of its initializers."""
@@ -416,7 +421,7 @@ def gradient(case: Case) -> None:
         outs, _ = layer.stateless_call(
             weights,
             [ops.convert_to_tensor(v) for v in state],
-            *([given] if case.call == "list" else given),
+            *case.arguments(given),
             **({"training": True} if takes_training else {}),
         )
         return [o for o in keras.tree.flatten(outs) if keras.backend.is_float_dtype(o.dtype)]
