@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -41,7 +42,9 @@ class Word2VecEmbedding(EmbeddingTable):
         loss: "nce" (noise-contrastive estimation, `tf.nn.nce_loss`) or "sampled_softmax"
             (`tf.nn.sampled_softmax_loss`).
         kernel_initializer, bias_initializer: of the weights of `(input_dim, output_dim)` and
-            `(input_dim,)` that predict contexts.
+            `(input_dim,)` that predict contexts. A bias of None begins at `-log(input_dim)`: NCE
+            takes logits for logarithms of probabilities, and so those of untrained words sum to 1.
+            Zeros, as TensorFlow's examples have them, make it learn that first.
         seed: of the words drawn.
 
     Input shape: integers of any shape, the same for words and contexts. Output shape: that of the
@@ -73,7 +76,7 @@ class Word2VecEmbedding(EmbeddingTable):
         num_sampled: int = 64,
         loss: str = "nce",
         kernel_initializer: Any = "zeros",
-        bias_initializer: Any = "zeros",
+        bias_initializer: Any = None,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -105,9 +108,12 @@ class Word2VecEmbedding(EmbeddingTable):
             name="kernel",
             autocast=False,
         )
+        initializer = self.bias_initializer
+        if initializer is None:
+            initializer = keras.initializers.Constant(-math.log(self.input_dim))
         self.bias = self.add_weight(
             shape=(self.input_dim,),
-            initializer=self.bias_initializer,
+            initializer=initializer,
             name="bias",
             autocast=False,
         )
@@ -159,6 +165,7 @@ class Word2VecEmbedding(EmbeddingTable):
             "num_sampled": self.num_sampled,
             "loss": self.loss,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "bias_initializer": self.bias_initializer
+            and keras.initializers.serialize(self.bias_initializer),
             "seed": self.seed,
         }
