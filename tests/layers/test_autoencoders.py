@@ -7,7 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from harness import compiled, numpy
+from compiled import with_loss
+from harness import numpy
 
 from keras_tl.layers import Reconstruction, pretrain
 
@@ -16,23 +17,6 @@ X = np.random.default_rng(0).random((6, 5)).astype("float32")
 
 def dense(units: int = 3, activation: str = "sigmoid", **kwargs: Any) -> keras.layers.Dense:
     return keras.layers.Dense(units, activation, bias_initializer="normal", **kwargs)
-
-
-def with_loss(layer: Reconstruction, x: np.ndarray, training: bool) -> tuple[np.ndarray, float]:
-    """What the layer gives, and the loss it adds."""
-    if not layer.built:
-        layer.build(x.shape)
-    trainable = [v.value for v in layer.trainable_variables]
-    state = [v.value for v in layer.non_trainable_variables]
-
-    def function(given: Any) -> Any:
-        outs, _, losses = layer.stateless_call(
-            trainable, state, given[0], training=training, return_losses=True
-        )
-        return outs, *losses
-
-    outs, loss = compiled(function, [x])
-    return numpy(outs), float(numpy(loss))
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
