@@ -57,5 +57,6 @@ class LookBack(keras.layers.Layer):
             scores = ops.squeeze(self.to_score(ops.tanh(pairs)), axis=-1)
         # Not infinite: where nothing is left to look at, the weights are equal, and not NaN.
         scores = ops.where(valid[:, None], ops.cast(scores, "float32"), -1e9)
-        weights = ops.cast(ops.softmax(scores, axis=-1), memory.dtype)
+        # `ops.softmax` warns where there is one step.
+        weights = ops.cast(ops.exp(ops.log_softmax(scores, axis=-1)), memory.dtype)
         return self.combine(ops.concatenate([ops.matmul(weights, memory), queries], axis=-1))

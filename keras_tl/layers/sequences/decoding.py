@@ -56,7 +56,8 @@ def drawn(scores: Any, k: int | None, uniform: Any) -> Any:
     indices = None
     if k is not None:
         scores, indices = ops.top_k(scores, k)
-    below = ops.cumsum(ops.softmax(scores, axis=-1), axis=-1)
+    # `ops.softmax` warns where k is 1.
+    below = ops.cumsum(ops.exp(ops.log_softmax(scores, axis=-1)), axis=-1)
     passed = below <= uniform[:, None] * below[:, -1:]
     place = ops.sum(ops.cast(passed, "int32"), axis=-1)
     place = ops.minimum(place, scores.shape[-1] - 1)
