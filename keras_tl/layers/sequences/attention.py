@@ -35,8 +35,8 @@ class LookBack(keras.layers.Layer):
             )
 
         self.to_keys = dense("keys", units)
-        self.to_queries = dense("queries", units) if kind == "bahdanau" else None
-        self.to_score = dense("score", 1) if kind == "bahdanau" else None
+        self.to_queries: Any = dense("queries", units) if kind == "bahdanau" else None
+        self.to_score: Any = dense("score", 1) if kind == "bahdanau" else None
         self.combine = dense("combine", units, activation="tanh")
 
     def build(self, *shapes: Any) -> None:
