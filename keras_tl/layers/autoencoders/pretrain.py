@@ -51,7 +51,8 @@ def pretrain(
         >>> x = np.random.default_rng(0).random((64, 8)).astype("float32")
         >>> layers = [keras.layers.Dense(6, "tanh"), keras.layers.Dense(4, "tanh")]
         >>> classifier = keras.Sequential([*layers, keras.layers.Dense(2, "softmax")])
-        >>> first, second = pretrain(layers, x, epochs=3, verbose=0)
+        >>> adam = keras.optimizers.Adam(0.01)
+        >>> first, second = pretrain(layers, x, epochs=20, optimizer=adam, verbose=0)
         >>> first.history["loss"][-1] < first.history["loss"][0]
         True
     """

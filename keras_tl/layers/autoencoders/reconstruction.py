@@ -56,8 +56,8 @@ class Reconstruction(keras.layers.Wrapper):
         >>> import numpy as np
         >>> x = np.random.default_rng(0).random((64, 8)).astype("float32")
         >>> model = keras.Sequential([Reconstruction(keras.layers.Dense(4, "tanh"), noise=0.1)])
-        >>> model.compile("adam")
-        >>> losses = model.fit(x, epochs=5, verbose=0).history["loss"]
+        >>> model.compile(keras.optimizers.Adam(0.01))
+        >>> losses = model.fit(x, epochs=20, verbose=0).history["loss"]
         >>> losses[-1] < losses[0]
         True
     """
