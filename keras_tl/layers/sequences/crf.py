@@ -12,7 +12,8 @@ from keras_tl.layers.loops import scan
 
 __all__ = ["CRF"]
 
-# The least weight that a step leaves a tag, of a whole of 1; its inverse is a float32 as well.
+# The least weight of a tag before it is scored, where the likeliest way to one has 1: neither its
+# logarithm nor its inverse is infinite.
 FLOOR = 1e-30
 
 
@@ -35,8 +36,8 @@ class CRF(keras.layers.Layer):
     A step that is masked is as if it were not there: wherever it is, whatever it holds, as is a
     sequence with none left. Transitions start at zero, where this is a softmax of each step.
 
-    The sums over paths are float32 under any policy, and lose a tag whose probability within the
-    sequence up to it is below 1e-30.
+    The sums over paths are float32 under any policy. The ways to a tag weigh at least 1e-30 of
+    what they could with the best transition: so much is left of transitions such as -1e4.
 
     TensorLayer has no such layer; torchcrf and TensorFlow Addons' demand a mask on the right.
 
@@ -154,18 +155,24 @@ class CRF(keras.layers.Layer):
         `scores` are of `(batch, steps, units)`, such as `layer.scores(inputs)`.
         """
         _check(self.units, scores, tags, mask)
-        transitions = ops.convert_to_tensor(self.transitions)
-        scores, valid, first = _chain(scores, mask, self.start, self.end)
+        scores, first, valid = _steps(scores, mask)
+        transitions, start, end = self._ends()
+        total = _log_partition(scores, transitions, start, end, first, valid)
         tags = ops.cast(tags, "int32")
-        chosen = (tags[..., None] == ops.arange(self.units, dtype="int32")) & valid[..., None]
-        known = ops.all(ops.any(chosen, -1) == valid, 1)
+        known = (tags >= 0) & (tags < self.units)
         tags = ops.clip(tags, 0, self.units - 1)
-        jumps = _previous(tags, None if mask is None else valid) * self.units + tags
-        jumps = ops.take(ops.reshape(transitions, (-1,)), jumps)
-        jumps = ops.sum(ops.where(valid & ~first, jumps, 0), 1)
-        path = ops.sum(ops.where(chosen, scores, 0), (1, 2)) + jumps
-        likelihood = path - _log_partition(scores, valid, first, transitions)
-        return ops.where(known, likelihood, -float("inf"))
+        shape = ops.shape(tags)
+        places = ops.reshape(ops.arange(shape[0] * shape[1], dtype="int32"), shape)
+        before, last = _previous(tags, valid)
+        path = _at(scores, places * self.units + tags) + ops.where(
+            first, ops.take(start, tags), _at(transitions, before * self.units + tags)
+        )
+        if valid is not None:
+            known, path = known | ~valid, ops.where(valid, path, 0)
+        likelihood = ops.sum(path, 1) + ops.take(end, last) - total
+        if valid is not None:
+            likelihood = ops.where(ops.any(valid, 1), likelihood, 0)
+        return ops.where(ops.all(known, 1), likelihood, -float("inf"))
 
     def decode(self, scores: Any, mask: Any = None) -> tuple[Any, Any]:
         """The tags of the best score, `(batch, steps)`, and that score, `(batch,)`: Viterbi's way.
@@ -173,9 +180,13 @@ class CRF(keras.layers.Layer):
         `scores` as in `log_likelihood`; no gradient.
         """
         _check(self.units, scores, None, mask)
-        chain = _chain(scores, mask, self.start, self.end)
-        scores, valid, first = map(ops.stop_gradient, chain)
-        return _viterbi(scores, valid, first, ops.stop_gradient(self.transitions))
+        scores, first, valid = _steps(scores, mask)
+        given = map(ops.stop_gradient, (scores, *self._ends()))
+        tags, best = _viterbi(*given, first, valid)
+        return tags, best if valid is None else ops.where(ops.any(valid, 1), best, 0)
+
+    def _ends(self) -> tuple[Any, Any, Any]:
+        return tuple(map(ops.convert_to_tensor, (self.transitions, self.start, self.end)))
 
     def compute_output_shape(self, inputs_shape: Any, tags_shape: Any = None) -> Any:
         return tuple(inputs_shape[:2])
@@ -220,83 +231,109 @@ def _differ(one: Any, other: Any) -> bool:
     return isinstance(one, int) and isinstance(other, int) and one != other
 
 
-def _chain(scores: Any, mask: Any, start: Any, end: Any) -> tuple[Any, Any, Any]:
-    """Scores that hold those of the ends, which steps count, and which of them is the first."""
+def _steps(scores: Any, mask: Any) -> tuple[Any, Any, Any]:
+    """Scores without what is masked, which steps are the first, and which count: None if all."""
     scores = ops.cast(scores, keras.backend.result_type(scores.dtype, "float32"))
-    place = ops.arange(ops.shape(scores)[1], dtype="int32")
+    steps = ops.shape(scores)[1]
+    place = ops.arange(steps, dtype="int32")[None]
     if mask is None:
-        mask = ops.ones(ops.shape(scores)[:2], "bool")
-    mask, steps = ops.convert_to_tensor(mask), ops.shape(scores)[1]
+        return scores, place == 0, None
+    mask = ops.convert_to_tensor(mask)
     first = place == ops.min(ops.where(mask, place, steps), 1, keepdims=True)
-    last = place == ops.max(ops.where(mask, place, -1), 1, keepdims=True)
-    scores = ops.where(mask[..., None], scores, 0)  # a constant: a product with 0 keeps a NaN
-    for ends, score in ((first, start), (last, end)):
-        scores = scores + ops.where(ends[..., None], ops.convert_to_tensor(score), 0)
-    return scores, mask, first
+    return ops.where(mask[..., None], scores, 0), first, mask  # a product with 0 keeps a NaN
 
 
-def _previous(tags: Any, mask: Any) -> Any:
-    """The tag before each, of those that count; 0 before the first."""
-    none = ops.zeros_like(tags[:, 0])
-    if mask is None:
-        return ops.concatenate([none[:, None], tags[:, :-1]], 1)
-    _, previous = scan(
-        lambda tag, now: (ops.where(now[1], now[0], tag), tag), none, _by_step(tags, mask)
-    )
-    return ops.transpose(previous)
+def _ways_in(transitions: Any) -> tuple[Any, Any]:
+    """The best way into each tag, and the transitions without it: none of them is above 0."""
+    highest = ops.stop_gradient(ops.max(transitions, 0))
+    return highest, transitions - highest
 
 
-def _log_partition(scores: Any, valid: Any, first: Any, transitions: Any) -> Any:
+def _at(values: Any, places: Any) -> Any:
+    """`values` at places of all of them: along an axis TensorFlow is ten times slower."""
+    return ops.take(ops.reshape(values, (-1,)), places)
+
+
+def _previous(tags: Any, valid: Any) -> tuple[Any, Any]:
+    """Of those that count: the tag before each, of which the first has some; and the last."""
+    if valid is None:
+        return ops.roll(tags, 1, 1), tags[:, -1]
+
+    def step(before: Any, now: Any) -> Any:
+        tag, counts = now
+        return ops.where(counts, tag, before), before
+
+    last, before = scan(step, ops.zeros_like(tags[:, 0]), _by_step(tags, valid))
+    return ops.transpose(before), last
+
+
+def _log_partition(
+    scores: Any, transitions: Any, start: Any, end: Any, first: Any, valid: Any
+) -> Any:
     """The log of the sum over all paths of exp(score), `(batch,)`.
 
-    The weights of the paths that end in each tag are kept at a sum of 1 by factors that are
-    constants to the gradient, as they cancel: what is left of it is the backward algorithm. They
-    are weights, not logarithms, so that a step is one product of matrices.
+    A step is one product of matrices, where the sums of logarithms take units^2 exponentials. What
+    is subtracted before an exponential and added after it is a constant to the gradient.
     """
-    highest = ops.stop_gradient(ops.max(transitions, 0))  # of each tag's ways in
-    weights = ops.exp(transitions - highest)
-    scores = scores + ops.where(first[..., None], 0, highest)
-    top = ops.stop_gradient(ops.max(scores, -1, keepdims=True))
-    scores = ops.exp(scores - top)
+    highest, transitions = _ways_in(transitions)
+    weights = ops.exp(transitions)
+    steps = _by_step(scores, valid)
+    if valid is None:
+        (scores,) = steps
+        total, steps = start + scores[0], (scores[1:] + highest,)
+    else:  # the loop starts anywhere: at zeros, and what a step makes of them is taken off
+        start = start - ops.log(ops.sum(weights, 0))
+        scores = scores + ops.where(first[..., None], start, highest)
+        total, steps = ops.zeros_like(scores[:, 0]), _by_step(scores, valid)
 
-    def step(paths: Any, now: Any) -> Any:
-        score, valid, first = now
-        reached = ops.maximum(ops.matmul(paths, weights), FLOOR)
-        reached = ops.where(first, 1, reached) * score
-        total = ops.stop_gradient(ops.sum(reached, -1, keepdims=True))
-        return ops.where(valid, reached / total, paths), total
+    def step(totals: Any, now: Any) -> Any:
+        (total, above), (score, *valid) = totals, now
+        most = ops.stop_gradient(ops.max(total, -1, keepdims=True))
+        reached = ops.matmul(ops.exp(total - most), weights) + FLOOR
+        # Apart from what they have in common: its digits would be missing to their differences.
+        new = (ops.log(reached) + score, above + most)
+        return (_where(valid, new[0], total), _where(valid, new[1], above)), ()
 
-    one = ops.zeros_like(scores[:, 0]) + ops.one_hot(0, scores.shape[-1], dtype=scores.dtype)
-    paths, totals = scan(step, one, _by_step(scores, valid[..., None], first[..., None]))
-    logs = ops.log(totals[..., 0]) + ops.transpose(top[..., 0])
-    return ops.log(ops.sum(paths, -1)) + ops.sum(ops.where(ops.transpose(valid), logs, 0), 0)
+    (total, above), _ = scan(step, (total, ops.zeros_like(total[:, :1])), steps)
+    return ops.logsumexp(total + end, -1) + above[:, 0]
 
 
-def _viterbi(scores: Any, valid: Any, first: Any, transitions: Any) -> tuple[Any, Any]:
+def _viterbi(
+    scores: Any, transitions: Any, start: Any, end: Any, first: Any, valid: Any
+) -> tuple[Any, Any]:
     """The best path's tags and score.
 
     On the way there a step keeps the best score of each tag. Where it came from is looked up on
     the way back, for the one tag of the path: units comparisons, where keeping it takes units^2.
     """
+    highest, transitions = _ways_in(transitions)
+    scores = scores + ops.where(first[..., None], start, highest)
     came = ops.transpose(transitions)
 
     def forward(best: Any, now: Any) -> Any:
-        score, valid, first = now
-        reached = ops.max(best[:, None] + came, -1)
-        reached = ops.where(first, 0, reached) + score
-        return ops.where(valid, reached, best), best
+        score, *valid = now
+        return _where(valid, ops.max(best[:, None] + came, -1) + score, best), best
 
     def backward(tag: Any, now: Any) -> Any:
-        best, valid, first = now
-        before = ops.argmax(best + ops.take(came, tag, 0), -1)
-        return ops.where(valid & ~first, ops.cast(before, "int32"), tag), ops.where(valid, tag, 0)
+        best, *valid = now
+        before = ops.cast(ops.argmax(best + ops.take(came, tag, 0), -1), "int32")
+        return _where(valid, before, tag), _where(valid, tag, ops.zeros_like(tag))
 
-    steps = _by_step(scores, valid[..., None], first[..., None])
+    _, *counts = steps = _by_step(scores, valid)
     best, history = scan(forward, ops.zeros_like(scores[:, 0]), steps)
+    best = best + end
     tag = ops.cast(ops.argmax(best, -1), "int32")
-    _, tags = scan(backward, tag, (history, *_by_step(valid, first)), reverse=True)
+    _, tags = scan(backward, tag, (history, *counts), reverse=True)
     return ops.transpose(tags), ops.max(best, -1)
 
 
-def _by_step(*tensors: Any) -> tuple[Any, ...]:
-    return tuple(ops.swapaxes(x, 0, 1) for x in tensors)
+def _by_step(values: Any, valid: Any) -> tuple[Any, ...]:
+    """Steps first: the values, and which of them count, unless all do."""
+    return tuple(ops.swapaxes(x, 0, 1) for x in (values, valid) if x is not None)
+
+
+def _where(valid: list[Any], new: Any, old: Any) -> Any:
+    """`new` of the sequences where this step counts: all of them, if there is no mask."""
+    for counts in valid:
+        new = ops.where(counts[:, None] if len(new.shape) == 2 else counts, new, old)
+    return new
