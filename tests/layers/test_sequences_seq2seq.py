@@ -88,10 +88,9 @@ def padded(ids: tuple[int, ...], length: int = LENGTH) -> list[int]:
     return [*ids, *[0] * (length - len(ids))]
 
 
-@pytest.mark.parametrize("width", [2, 3])
 @pytest.mark.parametrize("penalty", [0.0, 1.5])
-def test_beam_search_is_that_in_python(width: int, penalty: float) -> None:
-    layer = model_of()
+def test_beam_search_is_that_in_python(penalty: float) -> None:
+    layer, width = model_of(), 3
     ids, scores = generate(layer, method="beam", num_beams=width, length_penalty=penalty)
     for row in range(BATCH):
         wanted, score = beam(everything(layer), row, width, penalty, LENGTH)
@@ -121,7 +120,7 @@ def test_a_beam_as_wide_as_the_vocabulary_finds_the_best(
         np.testing.assert_allclose(scores[row], best, rtol=1e-4)
 
 
-@pytest.mark.parametrize("attention, layers", [("luong", 1), ("bahdanau", 2), (None, 2)])
+@pytest.mark.parametrize("attention, layers", [("luong", 1), ("bahdanau", 2), (None, 1)])
 def test_greedy_is_the_argmax_of_teacher_forcing(attention: str | None, layers: int) -> None:
     layer, length = model_of(attention, layers), 6
     ids, scores = generate(layer, length)
@@ -136,25 +135,20 @@ def test_greedy_is_the_argmax_of_teacher_forcing(attention: str | None, layers: 
         np.testing.assert_allclose(scores[row], sums, rtol=1e-4)
 
 
-def test_a_temperature_near_zero_and_one_beam_are_greedy() -> None:
+def test_a_temperature_near_zero_is_greedy() -> None:
     layer = model_of()
-    ids, scores = generate(layer)
-    for how in (
-        {"method": "sample", "temperature": 1e-6},
-        {"method": "top_k", "top_k": 3, "temperature": 1e-6},
-        {"method": "top_k", "top_k": 1},
-        {"method": "beam", "num_beams": 1},
-    ):
-        found = generate(layer, **how)
+    ids, scores = generate(layer, 6)
+    for how in ({"method": "sample", "temperature": 1e-6}, {"method": "top_k", "top_k": 1}):
+        found = generate(layer, 6, **how)
         np.testing.assert_array_equal(found[0], ids)
         np.testing.assert_allclose(found[1], scores, rtol=1e-5)
 
 
 def test_a_seed_draws_the_same_and_none_draws_anew() -> None:
     layer = model_of()
-    first, again = (generate(layer, 12, method="sample", seed=7)[0] for _ in range(2))
+    first, again = (generate(layer, 6, method="sample", seed=7)[0] for _ in range(2))
     np.testing.assert_array_equal(first, again)
-    drawn = [generate(layer, 12, method="sample")[0] for _ in range(3)]
+    drawn = [generate(layer, 6, method="sample")[0] for _ in range(3)]
     assert any(not np.array_equal(drawn[0], other) for other in drawn[1:])
 
 
@@ -213,21 +207,19 @@ def test_attention_is_the_formula_of_its_paper(kind: str) -> None:
 
 
 def test_what_padding_is_embedded_as_changes_nothing() -> None:
-    """Bit for bit; and a source has the same logits with less of it."""
-    layer = model_of("bahdanau", 2)
-    target = np.array([[1, 3, 4], [1, 4, 0], [1, 0, 0]], "int32")
-    before = compiled(layer, SOURCE, target)
+    """Bit for bit; a source has the same logits with less of it, and may be nothing else."""
+    layer = model_of("bahdanau")
+    source = np.concatenate([SOURCE, 0 * SOURCE[:1]])
+    target = np.array([[1, 3, 4], [1, 4, 0], [1, 0, 0], [1, 2, 0]], "int32")
+    before = compiled(layer, source, target)
+    assert np.all(np.isfinite(before))
     table = layer.source_embedding.embeddings
     old = numpy(table).copy()
     table.assign(np.concatenate([100 * np.ones((1, 3), "float32"), old[1:]]))
-    after = compiled(layer, SOURCE, target)
+    np.testing.assert_array_equal(compiled(layer, source, target), before)
     table.assign(old)
-    np.testing.assert_array_equal(before, after)
-    np.testing.assert_allclose(
-        compiled(layer, SOURCE[2:, :1], target[2:, :1]), before[2:, :1], rtol=1e-4, atol=1e-5
-    )
-    empty = compiled(layer, 0 * SOURCE, target)
-    assert np.all(np.isfinite(empty))
+    short = compiled(layer, source[2:3, :1], target[2:3, :1])
+    np.testing.assert_allclose(short, before[2:3, :1], rtol=1e-4, atol=1e-5)
 
 
 def test_it_learns_to_reverse_and_is_loaded(tmp_path: Path) -> None:
@@ -243,18 +235,14 @@ def test_it_learns_to_reverse_and_is_loaded(tmp_path: Path) -> None:
     model = keras.Model(inputs, layer(*inputs))
     loss = SequenceCrossentropy(from_logits=True, ignore_class=0)
     model.compile(keras.optimizers.Adam(0.03), loss, jit_compile=BACKEND != "torch")
-    epochs = 15
-    history = model.fit(
-        (source, target[:, :-1]), target[:, 1:], batch_size=64, epochs=epochs, verbose=0
-    ).history["loss"]
+    data = ((source, target[:, :-1]), target[:, 1:])
+    history = model.fit(*data, batch_size=64, epochs=12, verbose=0).history["loss"]
     assert history[-1] < 0.2 < history[0]
     model.save(path := tmp_path / "model.keras")
     loaded = keras.saving.load_model(path)
     (again,) = (one for one in loaded.layers if isinstance(one, Seq2Seq))
-    ids = numpy(again.generate(source[:64], START, END, 4, "beam", num_beams=2)[0])
+    ids = numpy(again.generate(source[:64], START, END, 4)[0])
     assert np.mean(np.all(ids == target[:64, 1:], axis=1)) > 0.9
-    before = numpy(layer.generate(source[:64], START, END, 4, "beam", num_beams=2)[0])
-    np.testing.assert_array_equal(ids, before)
 
 
 def test_two_weights_of_one_shape_start_differently() -> None:
