@@ -11,11 +11,13 @@ from keras_tl import layers
 from layer_peers.cases import Arrays, Case, normal
 
 TAGS, START, END, BEAMS, LENGTH = 32, 1, 2, 4, 32
-# The weights of `Seq2Seq`.
-NAMES = (
-    "source", "target", "in", "in_bias", "forward", "backward", "decoder_in", "decoder_in_bias",
-    "decoder", "keys", "combine", "out", "out_bias",
-)  # fmt: skip
+
+
+def named(weights: Any) -> dict[str, Any]:
+    """Those of `Seq2Seq`: of an LSTM they are a kernel, a recurrent kernel and a bias."""
+    source, target, *cells, keys, combine, out, out_bias = weights
+    forward, backward, decoder = cells[:3], cells[3:6], cells[6:]
+    return dict(locals())
 
 
 class Likelihood(keras.layers.Layer):

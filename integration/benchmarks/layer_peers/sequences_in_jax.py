@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from layer_peers.sequence_cases import BEAMS, END, LENGTH, NAMES, START
+from layer_peers.sequence_cases import BEAMS, END, LENGTH, START, named
 
 sigmoid, tanh = jax.nn.sigmoid, jnp.tanh
 
@@ -133,30 +133,35 @@ def viterbi(weights, state, inputs):
 # ---- Seq2Seq
 
 
-def lstm(z, kernel, mask=None, reverse=False, first=None):
+def cell(z, h, c, kernel):
+    i, f, g, o = jnp.split(z + h @ kernel, 4, -1)
+    c = sigmoid(f) * c + sigmoid(i) * tanh(g)
+    return sigmoid(o) * tanh(c), c
+
+
+def lstm(ahead, x, weights, mask=None, reverse=False, first=None):
     """Outputs and last states; a step that is masked keeps the states."""
-    zero = jnp.zeros((len(z), len(kernel)))
+    kernel, recurrent, bias = weights
+    zero = jnp.zeros((len(x), len(recurrent)))
+    x = steps_first(x)
 
     def step(state, given):
-        h, c = state
-        z, valid = given
-        i, f, g, o = jnp.split(z + h @ kernel, 4, -1)
-        c = sigmoid(f) * c + sigmoid(i) * tanh(g)
-        h = sigmoid(o) * tanh(c)
+        x, valid = given
+        new = cell(x if ahead else x @ kernel + bias, *state, recurrent)
         if valid is not None:
-            h, c = (jnp.where(valid, new, old) for new, old in zip((h, c), state, strict=True))
-        return (h, c), h
+            new = tuple(jnp.where(valid, *pair) for pair in zip(new, state, strict=True))
+        return new, new[0]
 
     valid = None if mask is None else steps_first(mask)[..., None]
-    last, outputs = lax.scan(step, first or (zero, zero), (steps_first(z), valid), reverse=reverse)
+    given = (x @ kernel + bias if ahead else x, valid)
+    last, outputs = lax.scan(step, first or (zero, zero), given, reverse=reverse)
     return steps_first(outputs), last
 
 
-def encoded(weights, source):
-    mask = source != 0
-    left, right = jnp.split(weights["source"][source] @ weights["in"] + weights["in_bias"], 2, -1)
-    there, first = lstm(left, weights["forward"], mask)
-    back, last = lstm(right, weights["backward"], mask, reverse=True)
+def encoded(ahead, weights, source):
+    mask, x = source != 0, weights["source"][source]
+    there, first = lstm(ahead, x, weights["forward"], mask)
+    back, last = lstm(ahead, x, weights["backward"], mask, reverse=True)
     states = tuple(jnp.concatenate(pair, -1) for pair in zip(first, last, strict=True))
     memory = jnp.concatenate([there, back], -1)
     return memory, memory @ weights["keys"], mask, states
@@ -169,49 +174,30 @@ def logits(weights, h, memory, keys, mask):
     return seen @ weights["out"] + weights["out_bias"]
 
 
-def seq2seq(weights, state, inputs):
-    weights = dict(zip(NAMES, weights, strict=True))
+def seq2seq(ahead, weights, state, inputs):
+    weights = named(weights)
     source, target = inputs
-    *memory, states = encoded(weights, source)
-    z = weights["target"][target] @ weights["decoder_in"] + weights["decoder_in_bias"]
-    h, _ = lstm(z, weights["decoder"], first=states)
-    memory, keys, mask = memory
-    return logits(weights, h, memory, keys, mask)
+    *memory, states = encoded(ahead, weights, source)
+    h, _ = lstm(ahead, weights["target"][target], weights["decoder"], first=states)
+    return logits(weights, h, *memory)
 
 
-def top_by_sort(totals):
-    return lax.top_k(totals, BEAMS)
-
-
-def top_by_maxima(totals):
-    """One after the other."""
-    found = []
-    for _ in range(BEAMS):
-        place = totals.argmax(-1)
-        found.append((totals.max(-1), place))
-        totals = jnp.where(jnp.arange(totals.shape[-1]) == place[:, None], -jnp.inf, totals)
-    return tuple(jnp.stack(part, -1) for part in zip(*found, strict=True))
-
-
-def beam(top, weights, state, inputs):
-    weights = dict(zip(NAMES, weights, strict=True))
-    *memory, states = encoded(weights, inputs[0])
+def beam(weights, state, inputs):
+    weights = named(weights)
+    *memory, states = encoded(True, weights, inputs[0])
+    kernel, recurrent, bias = weights["decoder"]
     batch, classes = len(inputs[0]), len(weights["out_bias"])
     rows = jnp.arange(batch)[:, None] * BEAMS
     at_end = jnp.where(jnp.arange(classes) == 0, 0.0, -1e9)
 
     def step(t, carry):
         token, totals, done, ids, (h, c) = carry
-        z = weights["target"][token.reshape(-1)] @ weights["decoder_in"]
-        z = z + weights["decoder_in_bias"] + h @ weights["decoder"]
-        i, f, g, o = jnp.split(z, 4, -1)
-        c = sigmoid(f) * c + sigmoid(i) * tanh(g)
-        h = sigmoid(o) * tanh(c)
-        memory_, keys, mask = memory
-        scores = logits(weights, h.reshape(batch, BEAMS, -1), memory_, keys, mask)
+        x = weights["target"][token.reshape(-1)]
+        h, c = cell(x @ kernel + bias, h, c, recurrent)
+        scores = logits(weights, h.reshape(batch, BEAMS, -1), *memory)
         scores = jax.nn.log_softmax(jnp.where(jnp.arange(classes) == 0, -1e9, scores))
         scores = totals[..., None] + jnp.where(done[..., None], at_end, scores)
-        totals, best = top(scores.reshape(batch, -1))
+        totals, best = lax.top_k(scores.reshape(batch, -1), BEAMS)
         token, beams = best % classes, (rows + best // classes).reshape(-1)
         ids = ids[beams].at[:, t].set(token.reshape(-1))
         done = done.reshape(-1)[beams].reshape(token.shape) | (token == END)
@@ -240,8 +226,8 @@ def cells(cell):
 PEERS = {
     "LayerNormLSTMCell": cells(layer_norm_lstm),
     "PeepholeLSTMCell": cells(peephole_lstm),
-    "CRF": [partial(likelihood, way) for way in (by_weights, by_products)],
+    "CRF": [partial(likelihood, way) for way in (by_products, by_weights)],
     "CRF.decode": [viterbi],
-    "Seq2Seq": [seq2seq],
-    "Seq2Seq.beam": [partial(beam, top_by_sort), partial(beam, top_by_maxima)],
+    "Seq2Seq": [partial(seq2seq, ahead) for ahead in (False, True)],
+    "Seq2Seq.beam": [beam],
 }

@@ -7,7 +7,7 @@ from functools import partial
 import tensorflow as tf
 
 from layer_peers.in_tensorflow import stop
-from layer_peers.sequence_cases import BEAMS, END, LENGTH, NAMES, START
+from layer_peers.sequence_cases import BEAMS, END, LENGTH, START, named
 
 sigmoid, tanh = tf.sigmoid, tf.tanh
 
@@ -151,29 +151,33 @@ def viterbi(weights, state, inputs):
 # ---- Seq2Seq
 
 
-def lstm(z, kernel, mask=None, reverse=False, first=None):
-    zero = tf.zeros((z.shape[0], kernel.shape[0]))
+def cell(z, h, c, kernel):
+    i, f, g, o = tf.split(z + h @ kernel, 4, -1)
+    c = sigmoid(f) * c + sigmoid(i) * tanh(g)
+    return sigmoid(o) * tanh(c), c
 
-    def step(state, z, *valid):
-        h, c = state
-        i, f, g, o = tf.split(z + h @ kernel, 4, -1)
-        c = sigmoid(f) * c + sigmoid(i) * tanh(g)
-        h = sigmoid(o) * tanh(c)
+
+def lstm(ahead, x, weights, mask=None, reverse=False, first=None):
+    kernel, recurrent, bias = weights
+    zero = tf.zeros((x.shape[0], recurrent.shape[0]))
+    x = steps_first(x)
+
+    def step(state, x, *valid):
+        new = cell(x if ahead else x @ kernel + bias, *state, recurrent)
         if valid:
-            h, c = (tf.where(*valid, new, old) for new, old in zip((h, c), state, strict=True))
-        return (h, c), h
+            new = tuple(tf.where(*valid, *pair) for pair in zip(new, state, strict=True))
+        return new, new[0]
 
-    xs = [steps_first(z)] + ([] if mask is None else [steps_first(mask[..., None])])
+    xs = [x @ kernel + bias if ahead else x]
+    xs += [] if mask is None else [steps_first(mask[..., None])]
     last, outputs = loop(step, first or (zero, zero), xs, reverse)
     return steps_first(outputs.stack()), last
 
 
-def encoded(weights, source):
-    mask = source != 0
-    z = tf.gather(weights["source"], source) @ weights["in"] + weights["in_bias"]
-    left, right = tf.split(z, 2, -1)
-    there, first = lstm(left, weights["forward"], mask)
-    back, last = lstm(right, weights["backward"], mask, reverse=True)
+def encoded(ahead, weights, source):
+    mask, x = source != 0, tf.gather(weights["source"], source)
+    there, first = lstm(ahead, x, weights["forward"], mask)
+    back, last = lstm(ahead, x, weights["backward"], mask, reverse=True)
     states = tuple(tf.concat(pair, -1) for pair in zip(first, last, strict=True))
     memory = tf.concat([there, back], -1)
     return memory, memory @ weights["keys"], mask, states
@@ -186,44 +190,29 @@ def logits(weights, h, memory, keys, mask):
     return seen @ weights["out"] + weights["out_bias"]
 
 
-def seq2seq(weights, state, inputs):
-    weights = dict(zip(NAMES, weights, strict=True))
+def seq2seq(ahead, weights, state, inputs):
+    weights = named(weights)
     source, target = inputs
-    *memory, states = encoded(weights, source)
-    z = tf.gather(weights["target"], target) @ weights["decoder_in"] + weights["decoder_in_bias"]
-    return logits(weights, lstm(z, weights["decoder"], first=states)[0], *memory)
+    *memory, states = encoded(ahead, weights, source)
+    x = tf.gather(weights["target"], target)
+    return logits(weights, lstm(ahead, x, weights["decoder"], first=states)[0], *memory)
 
 
-def top_by_sort(totals):
-    return tf.math.top_k(totals, BEAMS)
-
-
-def top_by_maxima(totals):
-    found = []
-    for _ in range(BEAMS):
-        place = tf.argmax(totals, -1, tf.int32)
-        found.append((tf.reduce_max(totals, -1), place))
-        totals = tf.where(tf.range(totals.shape[-1]) == place[:, None], float("-inf"), totals)
-    return tuple(tf.stack(part, -1) for part in zip(*found, strict=True))
-
-
-def beam(top, weights, state, inputs):
-    weights = dict(zip(NAMES, weights, strict=True))
-    *memory, states = encoded(weights, inputs[0])
+def beam(weights, state, inputs):
+    weights = named(weights)
+    *memory, states = encoded(True, weights, inputs[0])
+    kernel, recurrent, bias = weights["decoder"]
     batch, classes = inputs[0].shape[0], weights["out_bias"].shape[0]
     rows = tf.range(batch)[:, None] * BEAMS
     at_end = tf.where(tf.range(classes) == 0, 0.0, -1e9)
 
     def step(t, token, totals, done, ids, h, c):
-        z = tf.gather(weights["target"], tf.reshape(token, [-1])) @ weights["decoder_in"]
-        z = z + weights["decoder_in_bias"] + h @ weights["decoder"]
-        i, f, g, o = tf.split(z, 4, -1)
-        c = sigmoid(f) * c + sigmoid(i) * tanh(g)
-        h = sigmoid(o) * tanh(c)
+        x = tf.gather(weights["target"], tf.reshape(token, [-1]))
+        h, c = cell(x @ kernel + bias, h, c, recurrent)
         scores = logits(weights, tf.reshape(h, (batch, BEAMS, -1)), *memory)
         scores = tf.nn.log_softmax(tf.where(tf.range(classes) == 0, -1e9, scores))
         scores = totals[..., None] + tf.where(done[..., None], at_end, scores)
-        totals, best = top(tf.reshape(scores, (batch, BEAMS * classes)))
+        totals, best = tf.math.top_k(tf.reshape(scores, (batch, BEAMS * classes)), BEAMS)
         token, beams = best % classes, tf.reshape(rows + best // classes, [-1])
         here = tf.range(LENGTH) == t
         ids = tf.where(here, tf.reshape(token, (-1, 1)), tf.gather(ids, beams))
@@ -251,8 +240,8 @@ def beam(top, weights, state, inputs):
 PEERS = {
     "LayerNormLSTMCell": [partial(layer_norm_lstm, ahead) for ahead in (True, False)],
     "PeepholeLSTMCell": [partial(peephole_lstm, ahead) for ahead in (True, False)],
-    "CRF": [partial(likelihood, way) for way in (by_weights, by_products)],
+    "CRF": [partial(likelihood, way) for way in (by_products, by_weights)],
     "CRF.decode": [viterbi],
-    "Seq2Seq": [seq2seq],
-    "Seq2Seq.beam": [partial(beam, top_by_sort), partial(beam, top_by_maxima)],
+    "Seq2Seq": [partial(seq2seq, ahead) for ahead in (False, True)],
+    "Seq2Seq.beam": [beam],
 }
