@@ -222,6 +222,14 @@ def test_what_padding_is_embedded_as_changes_nothing() -> None:
     np.testing.assert_allclose(short, before[2:3, :1], rtol=1e-4, atol=1e-5)
 
 
+def test_the_decoder_starts_where_the_encoder_ends() -> None:
+    """After one step an LSTM's hidden state is its output, in each direction."""
+    (outputs, *_), (hidden, _) = model_of()._encoded(
+        keras.ops.convert_to_tensor(SOURCE[:, :1]), False
+    )
+    np.testing.assert_array_equal(numpy(outputs)[:, 0], numpy(hidden))
+
+
 def test_it_learns_to_reverse_and_is_loaded(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, 4, 256)
