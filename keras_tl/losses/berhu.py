@@ -44,14 +44,9 @@ class BerHu(keras.losses.Loss):
         dtype: Any = None,
     ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        for what, value in (("delta", delta), ("fraction", fraction)):
-            real = isinstance(value, int | float) and not isinstance(value, bool)
-            if not (value is None and what == "delta") and not (
-                real and math.isfinite(value) and value > 0
-            ):
-                raise ValueError(
-                    f"`{what}` must be a finite number above 0. Received: {what}={value!r}"
-                )
+        _check("fraction", fraction)
+        if delta is not None:
+            _check("delta", delta)
         self.delta = delta
         self.fraction = fraction
 
@@ -69,3 +64,9 @@ class BerHu(keras.losses.Loss):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "delta": self.delta, "fraction": self.fraction}
+
+
+def _check(name: str, value: Any) -> None:
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    if not real or not math.isfinite(value) or value <= 0:
+        raise ValueError(f"`{name}` must be a finite number above 0. Received: {name}={value!r}")
