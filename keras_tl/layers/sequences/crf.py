@@ -161,12 +161,12 @@ class CRF(keras.layers.Layer):
         tags = ops.cast(tags, "int32")
         known = (tags >= 0) & (tags < self.units)
         tags = ops.clip(tags, 0, self.units - 1)
-        shape = ops.shape(tags)
-        places = ops.reshape(ops.arange(shape[0] * shape[1], dtype="int32"), shape)
+        # Not by a gather: its gradient would be one more array of the scores' size.
+        chosen = tags[..., None] == ops.arange(self.units, dtype="int32")
+        path = ops.sum(ops.where(chosen, scores, 0), -1)
         before, last = _previous(tags, valid)
-        path = _at(scores, places * self.units + tags) + ops.where(
-            first, ops.take(start, tags), _at(transitions, before * self.units + tags)
-        )
+        jumps = ops.take(ops.reshape(transitions, (-1,)), before * self.units + tags)
+        path = path + ops.where(first, ops.take(start, tags), jumps)
         if valid is not None:
             known, path = known | ~valid, ops.where(valid, path, 0)
         likelihood = ops.sum(path, 1) + ops.take(end, last) - total
@@ -181,8 +181,9 @@ class CRF(keras.layers.Layer):
         """
         _check(self.units, scores, None, mask)
         scores, first, valid = _steps(scores, mask)
-        given = map(ops.stop_gradient, (scores, *self._ends()))
-        tags, best = _viterbi(*given, first, valid)
+        transitions, start, end = map(ops.stop_gradient, self._ends())
+        scores = ops.stop_gradient(scores)
+        tags, best = _viterbi(scores, transitions, start, end, first, valid)
         return tags, best if valid is None else ops.where(ops.any(valid, 1), best, 0)
 
     def _ends(self) -> tuple[Any, Any, Any]:
@@ -249,11 +250,6 @@ def _ways_in(transitions: Any) -> tuple[Any, Any]:
     return highest, transitions - highest
 
 
-def _at(values: Any, places: Any) -> Any:
-    """`values` at places of all of them: along an axis TensorFlow is ten times slower."""
-    return ops.take(ops.reshape(values, (-1,)), places)
-
-
 def _previous(tags: Any, valid: Any) -> tuple[Any, Any]:
     """Of those that count: the tag before each, of which the first has some; and the last."""
     if valid is None:
@@ -277,21 +273,21 @@ def _log_partition(
     """
     highest, transitions = _ways_in(transitions)
     weights = ops.exp(transitions)
-    steps = _by_step(scores, valid)
     if valid is None:
-        (scores,) = steps
-        total, steps = start + scores[0], (scores[1:] + highest,)
-    else:  # the loop starts anywhere: at zeros, and what a step makes of them is taken off
+        (scores,) = _by_step(scores, None)
+        total, steps = start + scores[0], (scores[1:],)
+    else:  # a path starts anywhere: zeros are before it, and what a step makes of them is taken off
         start = start - ops.log(ops.sum(weights, 0))
         scores = scores + ops.where(first[..., None], start, highest)
         total, steps = ops.zeros_like(scores[:, 0]), _by_step(scores, valid)
+        highest = ops.zeros_like(highest)  # it is in the scores
 
     def step(totals: Any, now: Any) -> Any:
         (total, above), (score, *valid) = totals, now
         most = ops.stop_gradient(ops.max(total, -1, keepdims=True))
         reached = ops.matmul(ops.exp(total - most), weights) + FLOOR
         # Apart from what they have in common: its digits would be missing to their differences.
-        new = (ops.log(reached) + score, above + most)
+        new = (ops.log(reached) + highest + score, above + most)
         return (_where(valid, new[0], total), _where(valid, new[1], above)), ()
 
     (total, above), _ = scan(step, (total, ops.zeros_like(total[:, :1])), steps)
