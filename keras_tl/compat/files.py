@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import lzma
+import math
 import os
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -57,6 +60,13 @@ def read_tensorlayer(filepath: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     return found
 
 
+# What reading damaged files raises, by what is damaged; encrypted zip files are a RuntimeError.
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, MemoryError),
+    *(ValueError, TypeError, KeyError, OverflowError, RuntimeError),
+)
+
+
 def _refused(filepath: Any, what: str) -> ValueError:
     return ValueError(
         "`filepath` must be a `.npz`, `.npz_dict` or `.hdf5` file of TensorLayer weights. "
@@ -65,16 +75,21 @@ def _refused(filepath: Any, what: str) -> ValueError:
 
 
 def _npz(filepath: Any) -> dict[str, np.ndarray]:
-    found = {}
+    found: dict[str, np.ndarray] = {}
     try:
         with zipfile.ZipFile(filepath) as archive:
-            for name in archive.namelist():
-                with archive.open(name) as file:
-                    found[name.removesuffix(".npy")] = _npy(file)
-    except (zipfile.BadZipFile, EOFError, ValueError) as error:
+            for item in archive.infolist():
+                name = item.filename.removesuffix(".npy")
+                if name in found:
+                    raise ValueError(f"two arrays have the name {name!r}")
+                with archive.open(item) as file:
+                    found[name] = _npy(file)
+        if list(found) == ["params"]:
+            if not found["params"].ndim:
+                raise ValueError("`params` is no list of arrays")
+            found = {str(i): np.asarray(array) for i, array in enumerate(found["params"])}
+    except _DAMAGE as error:
         raise ValueError(f"{_refused(filepath, 'this error')}: {error}") from error
-    if list(found) == ["params"]:
-        found = {str(i): np.asarray(array) for i, array in enumerate(found["params"])}
     return found
 
 
@@ -87,31 +102,51 @@ def _npy(file: Any) -> np.ndarray:
     shape, fortran, dtype = read(file)
     if dtype.hasobject:
         return object_array(file)
-    count = int(np.prod(shape, dtype=np.int64))
-    data = file.read(count * dtype.itemsize)
-    return np.frombuffer(data, dtype, count).reshape(shape, order="F" if fortran else "C")
+    if any(length < 0 for length in shape):
+        raise ValueError(f"an array of the shape {shape}")
+    data = file.read(math.prod(shape) * dtype.itemsize)
+    return np.ndarray(shape, dtype, data, order="F" if fortran else "C")
 
 
 def _hdf5(filepath: Any) -> dict[str, np.ndarray]:
     import h5py
 
     found: dict[str, np.ndarray] = {}
+    seen = set()
+
+    def once(parent: Any, name: str, kind: Any) -> Any:
+        """What has the name. Of this file, as HDF5 can name others, and not in a circle."""
+        item = parent[name]
+        own = isinstance(item, kind) and item.file.filename == parent.file.filename
+        place = h5py.h5o.get_info(item.id).addr if own else None
+        if not own or place in seen:
+            raise ValueError(f"{name!r} is no {kind.__name__.lower()} of its own")
+        seen.add(place)
+        return item
+
+    def read(data: Any) -> np.ndarray:
+        if data.shape is None or data.external or data.is_virtual:
+            raise ValueError(f"{data.name!r} has its numbers elsewhere")
+        # A file of a kilobyte can promise any size; what zlib makes of a byte is at most this.
+        if data.nbytes > 1032 * data.id.get_storage_size():
+            raise ValueError(f"{data.name!r} has a shape of more numbers than there are")
+        return np.asarray(data)
 
     def add(group: Any, prefix: str) -> None:
         for layer in _names(group, "layer_names"):
-            inner = group[layer]
+            inner = once(group, layer, h5py.Group)
             for weight in _names(inner, "weight_names"):
-                found[f"{prefix}{layer}/{weight}"] = np.asarray(inner[weight])
+                found[f"{prefix}{layer}/{weight}"] = read(once(inner, weight, h5py.Dataset))
             if "layer_names" in inner.attrs:  # a model within the model
                 add(inner, f"{prefix}{layer}/")
 
     try:
         with h5py.File(filepath, "r") as file:
             if "layer_names" not in file.attrs:
-                raise _refused(filepath, "an HDF5 file without the attribute `layer_names`")
+                raise ValueError("an HDF5 file without the attribute `layer_names`")
             add(file, "")
-    except (KeyError, OSError) as error:
-        raise _refused(filepath, f"a damaged HDF5 file: {error}") from error
+    except _DAMAGE as error:
+        raise ValueError(f"{_refused(filepath, 'this error')}: {error}") from error
     return found
 
 

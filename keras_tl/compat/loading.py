@@ -80,6 +80,11 @@ def load_tensorlayer(
         values = list(zip(chosen, _converted(chosen, entries, parsed, forget_bias), strict=True))
     _unweave(model, values, parsed)
     for layer, arrays in values:
+        if len(layer.weights) != len(arrays):
+            raise ValueError(
+                f"The layer {layer.name!r} has {len(layer.weights)} weights, as without a bias. "
+                f"Received: {len(arrays)} arrays for them"
+            )
         for weight, value in zip(layer.weights, arrays, strict=True):
             if tuple(weight.shape) != value.shape:
                 raise ValueError(
