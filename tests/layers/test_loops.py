@@ -92,3 +92,10 @@ def evaluated(function: Any, a: np.ndarray, x: np.ndarray) -> Any:
         given = [torch.tensor(v, requires_grad=True) for v in (a, x)]
         value, carry, ys = function(*given)
         yield value, carry, ys, torch.autograd.grad(value, given)
+
+
+def test_no_steps_change_nothing() -> None:
+    xs = np.zeros((0, 2), "float32")
+    carry, ys = scan(lambda c, x: (c + x, (c, x[:1])), ops.ones((2,)), ops.convert_to_tensor(xs))
+    np.testing.assert_array_equal(numpy(carry), [1, 1])
+    assert [tuple(y.shape) for y in ys] == [(0, 2), (0, 1)]

@@ -209,9 +209,10 @@ class CRF(keras.layers.Layer):
 
 def _check(units: int | None, scores: Any, tags: Any, mask: Any) -> None:
     shape = tuple(scores.shape)
-    if len(shape) != 3 or units not in (None, shape[-1]):
+    if len(shape) != 3 or units not in (None, shape[-1]) or shape[1] == 0:
         raise ValueError(
-            f"`scores` must be of shape (batch, steps, {units}). Received: shape {shape}"
+            f"`scores` must be of shape (batch, steps, {units}), with a step at least. "
+            f"Received: shape {shape}"
         )
     for name, given in (("tags", tags), ("mask", mask)):
         if given is None:

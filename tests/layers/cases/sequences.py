@@ -30,6 +30,7 @@ CASES = [
         tagged,
         fixed=(2,),
         gradient="surrogate",  # that of the loss which the layer adds: in its own test
+        jitted=True,
     ),
     Case(
         "Seq2Seq",
@@ -39,5 +40,6 @@ CASES = [
         ids,
         free=(1,),
         random=True,
+        jitted=True,
     ),
 ]
