@@ -48,6 +48,7 @@ class Case:
     mixed: the outputs of mixed_float16 and mixed_bfloat16 are close to those of float32.
     custom_objects: what the case needs to be loaded, besides what is registered.
     tolerance: of outputs that should be equal, relative to the largest.
+    jitted: arrays go through `called`, for what is slow op by op: on jax a loop is compiled anew.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Case:
     mixed: bool = True
     custom_objects: dict[str, Any] = field(default_factory=dict, hash=False)
     tolerance: float = 1e-5
+    jitted: bool = False
 
     def arrays(self) -> Arrays:
         rng = np.random.default_rng(len(self.name))
@@ -75,6 +77,8 @@ class Case:
 
     def apply(self, layer: Any, values: Any, **kwargs: Any) -> list[Any]:
         """The layer's outputs, flat, of arrays, tensors or symbolic tensors."""
+        if self.jitted and all(isinstance(v, np.ndarray) for v in values):
+            return called(layer, *self.arguments(values), **kwargs)
         values = [ops.convert_to_tensor(v) if isinstance(v, np.ndarray) else v for v in values]
         return keras.tree.flatten(layer(*self.arguments(values), **kwargs))
 
@@ -91,7 +95,10 @@ class Case:
     def built(self, **kwargs: Any) -> Any:
         """A layer whose trainable weights are not those of its initializers."""
         layer = self.make(**kwargs)
-        self.apply(layer, self.arrays())
+        if self.jitted:
+            layer.build(*(a.shape for a in self.arrays()))
+        else:
+            self.apply(layer, self.arrays())
         rng = np.random.default_rng(1)
         for weight in layer.trainable_weights:
             value = numpy(weight)
@@ -142,6 +149,15 @@ def run(case: Case, layer: Any, arrays: Any = None, **kwargs: Any) -> list[np.nd
     return [numpy(out) for out in case.apply(layer, values, **kwargs)]
 
 
+def of_model(case: Case, model: Any, arrays: Any) -> list[np.ndarray]:
+    """What a functional model of the layer gives in inference."""
+    if case.jitted:
+        outs = compiled(lambda given: model(given, training=False), arrays)
+    else:
+        outs = keras.tree.flatten(model(list(arrays), training=False))
+    return [numpy(out) for out in outs]
+
+
 def compiled(function: Callable[..., Any], arrays: Any) -> list[Any]:
     """What a function that assigns nothing gives, flat; on jax one compilation, not one an op."""
     given = [ops.convert_to_tensor(a) for a in arrays]
@@ -150,6 +166,41 @@ def compiled(function: Callable[..., Any], arrays: Any) -> list[Any]:
     import jax
 
     return keras.tree.flatten(jax.jit(function)(given))
+
+
+def called(layer: Any, *arguments: Any, **kwargs: Any) -> list[Any]:
+    """What a layer gives for arrays, flat; on jax compiled once for all layers that are its equal.
+
+    What the call assigns, to whatever variable, is assigned.
+    """
+    if BACKEND != "jax":
+        arguments = keras.tree.map_structure(ops.convert_to_tensor, arguments)
+        return keras.tree.flatten(layer(*arguments, **kwargs))
+    if not layer.built:
+        layer.build(*keras.tree.map_structure(lambda a: a.shape, arguments))
+    variables = layer.variables
+    outs, after = jitted_call(layer, **kwargs)([v.value for v in variables], arguments)
+    for variable, value in zip(variables, after, strict=True):
+        variable.assign(value)
+    return keras.tree.flatten(outs)
+
+
+JITTED: dict[str, Callable[..., Any]] = {}
+
+
+def jitted_call(layer: Any, **kwargs: Any) -> Callable[..., Any]:
+    import jax
+
+    def function(values: Any, arguments: Any) -> Any:
+        variables = layer.variables
+        with keras.StatelessScope(list(zip(variables, values, strict=True))) as scope:
+            outs = layer(*arguments, **kwargs)
+        return outs, [scope.get_current_value(v) for v in variables]
+
+    config = {**layer.get_config(), "name": None}
+    weights = [(v.shape, v.dtype, v.trainable) for v in layer.variables]
+    key = repr((type(layer), config, layer.get_build_config(), weights, kwargs))
+    return JITTED.setdefault(key, jax.jit(function))
 
 
 def values(variables: Any) -> dict[str, np.ndarray]:
@@ -220,8 +271,9 @@ def saved(case: Case, tmp_path: Path) -> None:
     for one, other in zip(loaded.weights, model.weights, strict=True):
         np.testing.assert_array_equal(numpy(one), numpy(other), err_msg=one.path)
     arrays = case.arrays()
-    found = [numpy(out) for out in keras.tree.flatten(loaded(list(arrays), training=False))]
-    close(found, run(case, layer, training=False), case.tolerance, "reloaded")
+    close(
+        of_model(case, loaded, arrays), run(case, layer, training=False), case.tolerance, "reloaded"
+    )
 
 
 def golden(case: Case) -> None:
@@ -232,8 +284,7 @@ def golden(case: Case) -> None:
     with zipfile.ZipFile(path) as archive, np.load(io.BytesIO(archive.read(GOLDEN))) as stored:
         arrays = [stored[f"input{i}"] for i in range(len(case.shapes))]
         wanted = [stored[name] for name in stored.files if name.startswith("output")]
-    found = [numpy(out) for out in keras.tree.flatten(loaded(arrays, training=False))]
-    close(found, wanted, max(case.tolerance, 2e-5), "golden")
+    close(of_model(case, loaded, arrays), wanted, max(case.tolerance, 2e-5), "golden")
 
 
 GOLDEN = "golden.npz"  # the member of a golden file with the inputs and outputs

@@ -7,6 +7,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import harness
 import keras
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from harness import BACKEND, numpy
 
 from keras_tl.layers import Seq2Seq
 from keras_tl.layers.sequences import decoding
+from keras_tl.layers.sequences.attention import LookBack
 from keras_tl.losses import SequenceCrossentropy
 
 START, END, CLASSES, LENGTH = 1, 2, 5, 3
@@ -24,8 +26,8 @@ BATCH = len(SOURCE)
 
 @functools.cache
 def model_of(attention: str | None = "luong", num_layers: int = 1) -> Seq2Seq:
-    """With weights that make the distributions uneven."""
-    layer = Seq2Seq(7, CLASSES, 4, 3, num_layers, attention, seed=2)
+    """With weights that make the distributions uneven, and a dropout that is for training alone."""
+    layer = Seq2Seq(7, CLASSES, 4, 3, num_layers, attention, dropout=0.5, seed=2)
     layer.build((None, None), (None, None))
     rng = np.random.default_rng(3)
     for weight in layer.trainable_weights:
@@ -84,8 +86,8 @@ def beam(table: Any, row: int, width: int, penalty: float, length: int) -> tuple
     return beams[0][0], rank(beams[0])
 
 
-def padded(ids: tuple[int, ...], length: int = LENGTH) -> list[int]:
-    return [*ids, *[0] * (length - len(ids))]
+def padded(ids: tuple[int, ...]) -> list[int]:
+    return [*ids, *[0] * (LENGTH - len(ids))]
 
 
 @pytest.mark.parametrize("penalty", [0.0, 1.5])
@@ -98,57 +100,54 @@ def test_beam_search_is_that_in_python(penalty: float) -> None:
         np.testing.assert_allclose(scores[row], score, rtol=1e-4)
 
 
-@pytest.mark.parametrize("length, width", [(2, CLASSES), (LENGTH, CLASSES**2)])
 @pytest.mark.parametrize("penalty", [0.0, 1.5])
-def test_a_beam_as_wide_as_the_vocabulary_finds_the_best(
-    length: int, width: int, penalty: float
-) -> None:
+def test_a_beam_as_wide_as_the_vocabulary_finds_the_best(penalty: float) -> None:
     """Of all sequences, where it need not drop one: as many beams as there are prefixes."""
     layer = model_of("bahdanau", 2)
-    how = {"method": "beam", "num_beams": width, "length_penalty": penalty}
-    ids, scores = generate(layer, length, **how)
+    how = {"method": "beam", "num_beams": CLASSES**2, "length_penalty": penalty}
+    ids, scores = generate(layer, **how)
     table = everything(layer)
     for row in range(BATCH):
         wanted, best = (), -np.inf
-        for full in itertools.product(range(1, CLASSES), repeat=length):
+        for full in itertools.product(range(1, CLASSES), repeat=LENGTH):
             one = full[: full.index(END) + 1] if END in full else full
             score = sum(table[one[:t]][row, i] for t, i in enumerate(one))
             score /= ((5 + len(one)) / 6) ** penalty
             if score > best:
                 wanted, best = one, score
-        assert ids[row].tolist() == padded(wanted, length)
+        assert ids[row].tolist() == padded(wanted)
         np.testing.assert_allclose(scores[row], best, rtol=1e-4)
 
 
 @pytest.mark.parametrize("attention, layers", [("luong", 1), ("bahdanau", 2), (None, 1)])
 def test_greedy_is_the_argmax_of_teacher_forcing(attention: str | None, layers: int) -> None:
-    layer, length = model_of(attention, layers), 6
-    ids, scores = generate(layer, length)
-    inputs = np.concatenate([np.full((BATCH, 1), START, "int32"), ids[:, :-1]], axis=1)
-    probabilities = log_softmax(compiled(layer, SOURCE, inputs))
+    layer = model_of(attention, layers)
+    ids, scores = generate(layer)
+    table = everything(layer)
     for row in range(BATCH):
-        written = ids[row][ids[row] > 0]
-        np.testing.assert_array_equal(written, probabilities[row].argmax(-1)[: len(written)])
-        assert len(written) == length or written[-1] == END
-        assert END not in written[:-1]
-        sums = sum(probabilities[row, t, i] for t, i in enumerate(written))
-        np.testing.assert_allclose(scores[row], sums, rtol=1e-4)
+        wanted: tuple[int, ...] = ()
+        score = 0.0
+        while len(wanted) < LENGTH and END not in wanted:
+            probabilities = table[wanted][row]
+            score += probabilities.max()
+            wanted = (*wanted, int(probabilities.argmax()))
+        assert ids[row].tolist() == padded(wanted)
+        np.testing.assert_allclose(scores[row], score, rtol=1e-4)
 
 
 def test_a_temperature_near_zero_is_greedy() -> None:
     layer = model_of()
-    ids, scores = generate(layer, 6)
-    for how in ({"method": "sample", "temperature": 1e-6}, {"method": "top_k", "top_k": 1}):
-        found = generate(layer, 6, **how)
-        np.testing.assert_array_equal(found[0], ids)
-        np.testing.assert_allclose(found[1], scores, rtol=1e-5)
+    ids, scores = generate(layer)
+    found = generate(layer, method="sample", temperature=1e-6)
+    np.testing.assert_array_equal(found[0], ids)
+    np.testing.assert_allclose(found[1], scores, rtol=1e-5)
 
 
 def test_a_seed_draws_the_same_and_none_draws_anew() -> None:
     layer = model_of()
-    first, again = (generate(layer, 6, method="sample", seed=7)[0] for _ in range(2))
+    first, again = (generate(layer, method="sample", seed=7)[0] for _ in range(2))
     np.testing.assert_array_equal(first, again)
-    drawn = [generate(layer, 6, method="sample")[0] for _ in range(3)]
+    drawn = [generate(layer, method="sample", temperature=9.0)[0] for _ in range(3)]
     assert any(not np.array_equal(drawn[0], other) for other in drawn[1:])
 
 
@@ -157,8 +156,13 @@ def test_what_is_drawn_has_the_probabilities_of_the_softmax(k: int | None) -> No
     """Of the k best alone: a chi-square test of one step (99.9th percentiles, 2 and 5 degrees)."""
     logits = np.array([0.5, -1.0, 2.0, decoding.NEVER, 1.0, 0.0, 1.5], "float32")
     n = 4000
-    uniform = keras.random.uniform((n,), seed=1)
-    found = numpy(decoding.drawn(keras.ops.tile(logits[None], (n, 1)), k, uniform))
+    uniform = np.random.default_rng(1).random(n, "float32")
+    (found,) = map(
+        numpy,
+        harness.compiled(
+            lambda given: decoding.drawn(given[0], k, given[1]), [np.tile(logits, (n, 1)), uniform]
+        ),
+    )
     weights = np.exp(logits.astype("float64"))
     if k is not None:
         weights[np.argsort(logits)[:-k]] = 0
@@ -187,12 +191,18 @@ def test_top_k_never_leaves_the_k_best() -> None:
 
 @pytest.mark.parametrize("kind", ["luong", "bahdanau"])
 def test_attention_is_the_formula_of_its_paper(kind: str) -> None:
-    layer = model_of(kind).look_back
+    layer = LookBack(4, kind, "glorot_uniform")
+    layer.build()
     rng = np.random.default_rng(4)
     queries, memory = (rng.standard_normal((BATCH, n, 4)).astype("float32") for n in (2, 4))
     valid = SOURCE != 0
-    tensors = [keras.ops.convert_to_tensor(a) for a in (queries, memory)]
-    found = numpy(layer(*tensors, layer.keys(tensors[1]), keras.ops.convert_to_tensor(valid)))
+    (found,) = map(
+        numpy,
+        harness.compiled(
+            lambda given: layer(*given[:2], layer.keys(given[1]), given[2]),
+            [queries, memory, valid],
+        ),
+    )
     weights = {w.path.split("/")[-2]: numpy(w) for w in layer.weights}
     keys = memory @ weights["keys"]
     for row, query in np.ndindex(BATCH, 2):
@@ -208,7 +218,7 @@ def test_attention_is_the_formula_of_its_paper(kind: str) -> None:
 
 def test_what_padding_is_embedded_as_changes_nothing() -> None:
     """Bit for bit; a source has the same logits with less of it, and may be nothing else."""
-    layer = model_of("bahdanau")
+    layer = model_of("bahdanau", 2)
     source = np.concatenate([SOURCE, 0 * SOURCE[:1]])
     target = np.array([[1, 3, 4], [1, 4, 0], [1, 0, 0], [1, 2, 0]], "int32")
     before = compiled(layer, source, target)
@@ -238,7 +248,7 @@ def test_it_learns_to_reverse_and_is_loaded(tmp_path: Path) -> None:
         source[row, :n] = rng.integers(3, 6, n)
         target[row, : n + 2] = [START, *source[row, :n][::-1], END]
     keras.utils.set_random_seed(1)
-    layer = Seq2Seq(6, 6, 32, dropout=0.05)
+    layer = Seq2Seq(6, 6, 32)
     inputs = keras.Input((None,), dtype="int32"), keras.Input((None,), dtype="int32")
     model = keras.Model(inputs, layer(*inputs))
     loss = SequenceCrossentropy(from_logits=True, ignore_class=0)
@@ -251,6 +261,21 @@ def test_it_learns_to_reverse_and_is_loaded(tmp_path: Path) -> None:
     (again,) = (one for one in loaded.layers if isinstance(one, Seq2Seq))
     ids = numpy(again.generate(source[:64], START, END, 4)[0])
     assert np.mean(np.all(ids == target[:64, 1:], axis=1)) > 0.9
+
+
+def test_what_changes_the_layer_changes_what_it_writes() -> None:
+    """Other values, and other variables: what is compiled must not outlive them."""
+    layer = Seq2Seq(7, CLASSES, 4)
+    layer.build((None, None), (None, None))
+    found = [generate(layer, 2)[1]]
+    layer.logits.bias.assign(np.arange(CLASSES, dtype="float32"))
+    found.append(generate(layer, 2)[1])
+    layer.logits.enable_lora(1)
+    layer.logits.lora_kernel_a.assign(np.full((4, 1), 9.0))
+    layer.logits.lora_kernel_b.assign(np.array([[0.0, 90.0, -90.0, 50.0, 0.0]]))
+    found.append(generate(layer, 2)[1])
+    for one, other in itertools.combinations(found, 2):
+        assert not np.any(np.isclose(one, other, atol=1e-3))
 
 
 def test_two_weights_of_one_shape_start_differently() -> None:
@@ -286,7 +311,12 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> N
         ({"max_length": 0}, "`max_length` must be an integer of at least 1"),
         ({"end_id": 0}, "`end_id` must be an integer of at least 1"),
         ({"start_id": 5}, "`start_id` must be below 5. Received: start_id=5"),
-        ({"source": SOURCE.astype("float32")}, "`source` must be integers of .batch, steps."),
+        ({"source": SOURCE.astype("float32")}, "`source` must be integers of .batch, steps.,"),
+        ({"source": SOURCE[:, :0]}, "`source` must be integers.*Received: int32 of shape .3, 0."),
+        ({"source": SOURCE[:0]}, "`source` must be integers.*Received: int32 of shape .0, 4."),
+        ({"source": SOURCE + 1}, "`source` must have ids from 0 to 6. Received: ids from 1 to 7"),
+        ({"source": -SOURCE}, "`source` must have ids from 0 to 6. Received: ids from -6 to 0"),
+        ({"method": "sample", "seed": -1}, "`seed` must be an integer of at least 0"),
         ({"source": SOURCE[0]}, "`source` must be integers.*Received: int32 of shape .4,."),
     ],
 )

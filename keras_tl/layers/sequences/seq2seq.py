@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_tl.layers import arguments
@@ -113,6 +114,7 @@ class Seq2Seq(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(seed)
         self._make_layers()
         self._decoders: dict[tuple[Any, ...], Any] = {}
+        self._decoded: tuple[Any, ...] = ()  # the variables that those read
 
     def _make_layers(self) -> None:
         def embedding(size: int, name: str) -> Any:
@@ -223,7 +225,8 @@ class Seq2Seq(keras.layers.Layer):
         """Writes a target for each source, in one compiled loop that stops when all have ended.
 
         Args:
-            source: integers `(batch, source steps)`. Each new shape is compiled anew.
+            source: integers `(batch, source steps)`. Each new shape is compiled anew, and so is
+                all after a change of the layer's variables in number or type (LoRA, int8).
             start_id: what a target begins with; it is not among the ids that come back.
             end_id: what it ends with.
             max_length: of the targets, the end included.
@@ -254,6 +257,10 @@ class Seq2Seq(keras.layers.Layer):
             raise ValueError(f"`top_k` must be at most {classes}. Received: top_k={top_k}")
         temperature = arguments.number("temperature", temperature, 0, exclusive=True)
         length_penalty = arguments.number("length_penalty", length_penalty, 0)
+        if seed is not None:
+            seed = arguments.integer("seed", seed, 0)
+        if not ops.is_tensor(source):
+            self._check(source := np.asarray(source))
         source = _ids("source", ops.convert_to_tensor(source))
         if not self.built:
             self.build(source.shape)
@@ -266,9 +273,21 @@ class Seq2Seq(keras.layers.Layer):
             uniform = keras.random.uniform((length, source.shape[0]), seed=draw)
             given += [uniform, ops.convert_to_tensor(temperature, "float32")]
         key = (method, length, width, k)
+        # TensorFlow's functions keep the variables that were there: LoRA and int8 bring others.
+        variables = tuple((v.path, v.dtype) for v in self.variables)
+        if variables != self._decoded:
+            self._decoders, self._decoded = {}, variables
         if key not in self._decoders:
             self._decoders[key] = decoding.compiled(self, self._decoder(*key))
         return self._decoders[key](*given)
+
+    def _check(self, source: Any) -> None:
+        """The backends embed an id that is out of range as NaN, as another, or not at all."""
+        if source.size and (source.min() < 0 or source.max() >= self.input_dim):
+            raise ValueError(
+                f"`source` must have ids from 0 to {self.input_dim - 1}. "
+                f"Received: ids from {source.min()} to {source.max()}"
+            )
 
     def _id(self, name: str, value: int) -> int:
         if arguments.integer(name, value) >= self.output_dim:
@@ -330,9 +349,10 @@ def _fresh(initializer: Any) -> Any:
 
 def _ids(name: str, ids: Any) -> Any:
     kind = keras.backend.standardize_dtype(ids.dtype)
-    if len(ids.shape) != 2 or not keras.backend.is_int_dtype(kind):
+    shape = tuple(ids.shape)
+    if len(shape) != 2 or 0 in shape or not keras.backend.is_int_dtype(kind):
         raise ValueError(
-            f"`{name}` must be integers of (batch, steps). Received: {kind} of shape "
-            f"{tuple(ids.shape)}"
+            f"`{name}` must be integers of (batch, steps), at least 1 of each. "
+            f"Received: {kind} of shape {shape}"
         )
     return ids
