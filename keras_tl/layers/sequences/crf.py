@@ -71,9 +71,9 @@ class CRF(keras.layers.Layer):
         >>> crf = CRF(2)
         >>> trained = keras.Model([features, tags], crf(features, tags))
         >>> tagger = keras.Model(features, crf(features))
-        >>> trained.compile("adam")
+        >>> trained.compile(keras.optimizers.Adam(0.1))
         >>> x, y = np.ones((4, 5, 3), "float32"), np.ones((4, 5), "int32")
-        >>> history = trained.fit([x, y], epochs=200, verbose=0)
+        >>> history = trained.fit([x, y], epochs=20, verbose=0)
         >>> print(tagger.predict(x, verbose=0)[0])
         [1 1 1 1 1]
     """
