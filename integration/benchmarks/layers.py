@@ -34,14 +34,15 @@ class Compiled:
     memory: float | None = None
 
 
-def measure(options: argparse.Namespace, report: Report) -> None:
+def measure(
+    options: argparse.Namespace, report: Report, cases: str = "cases", peers_in: str = "in"
+) -> None:
+    """The cases of the module `layer_peers.{cases}`, and peers of `layer_peers.{peers_in}_...`."""
     if options.backend == "torch":
         report.missing("layers", None, "ms", "torch: no compiler as XLA to be measured under", GOAL)
         return
-    from layer_peers.cases import CASES
-
-    peers = importlib.import_module(f"layer_peers.in_{options.backend}").PEERS
-    for case in CASES:
+    peers = importlib.import_module(f"layer_peers.{peers_in}_{options.backend}").PEERS
+    for case in importlib.import_module(f"layer_peers.{cases}").CASES:
         if case.quick or not options.quick:
             measure_case(report, options, case, peers[case.name][: 1 if options.quick else None])
 
@@ -68,7 +69,7 @@ def measure_case(report: Report, options: argparse.Namespace, case: Any, peers: 
 
     compilers = {"jax": [jax_compiled], "tensorflow": [tf_xla, tf_plain]}[options.backend]
     for compiled in compilers[: 1 if options.quick else None]:
-        for kind in ("forward", "train") if case.differentiable else ("forward",):
+        for kind in case.kinds:
             makes = [
                 partial(compiled, f, kind, weights, state, inputs, case.differentiable, cotangent)
                 for f in (ours, *peers)

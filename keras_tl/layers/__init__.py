@@ -3,6 +3,9 @@
 # activations
 from keras_tl.layers.activations import LeakyTwiceReLU6, Maxout, PReLU6, PTReLU6, Scale
 
+# autoencoders
+from keras_tl.layers.autoencoders import Reconstruction, pretrain
+
 # control
 from keras_tl.layers.control import Control, Multiplexer, Shared
 
@@ -23,6 +26,9 @@ from keras_tl.layers.detection import (
     ROIPooling2D,
     non_max_suppression,
 )
+
+# embedding
+from keras_tl.layers.embedding import AverageEmbedding, SkipGrams, Word2VecEmbedding
 
 # normalization
 from keras_tl.layers.normalization import (
@@ -53,6 +59,9 @@ from keras_tl.layers.quantization import (
     unpack_weights,
 )
 
+# recurrent
+from keras_tl.layers.recurrent import LayerNormLSTMCell, PeepholeLSTMCell
+
 # regularization
 from keras_tl.layers.regularization import (
     DropBlock2D,
@@ -73,12 +82,17 @@ from keras_tl.layers.reshaping import (
     Reduce,
 )
 
+# sequences
+from keras_tl.layers.sequences import CRF, Seq2Seq
+
 # upsampling
 from keras_tl.layers.upsampling import SubpixelConv1D, SubpixelConv2D, SubpixelConv3D
 
 __all__ = [
+    "AverageEmbedding",
     "BinaryConv2D",
     "BinaryDense",
+    "CRF",
     "ChannelShuffle",
     "Control",
     "CornerPooling2D",
@@ -97,6 +111,7 @@ __all__ = [
     "FilterResponseNormalization",
     "GaussianNoise",
     "InstanceNormalization",
+    "LayerNormLSTMCell",
     "LeakyTwiceReLU6",
     "LocalResponseNormalization",
     "MaskedConv2D",
@@ -110,13 +125,17 @@ __all__ = [
     "PReLU6",
     "PTReLU6",
     "Padding",
+    "PeepholeLSTMCell",
     "ROIAlign2D",
     "ROIPooling2D",
     "Rearrange",
+    "Reconstruction",
     "Reduce",
     "Scale",
+    "Seq2Seq",
     "Shared",
     "Sign",
+    "SkipGrams",
     "SpatialTransformer2D",
     "SpectralNormalization",
     "SqueezeExcite2D",
@@ -128,6 +147,8 @@ __all__ = [
     "TernaryConv2D",
     "TernaryDense",
     "WeightNormalization",
+    "Word2VecEmbedding",
     "non_max_suppression",
+    "pretrain",
     "unpack_weights",
 ]

@@ -34,7 +34,8 @@ class Case:
     name: unique, e.g. "DropBlock2D-channels_first"; it is the name of the golden file too.
     make: a fresh layer; name, dtype and trainable reach its constructor.
     shapes: of the inputs, with the batch axis first.
-    call: "single": layer(x); "list": layer([x1, x2]); "args": layer(x1, x2).
+    call: "single": layer(x); "list": layer([x1, x2]); "args": layer(x1, x2); "cell": a recurrent
+        cell's layer(x, [state1, state2]).
     inputs: makes special inputs (integers, boxes); default: standard normal, float32.
     free: axes of the first input that may be None besides the batch.
     fixed: axes of the first input where None is a ValueError at build that names the layer.
@@ -47,6 +48,7 @@ class Case:
     mixed: the outputs of mixed_float16 and mixed_bfloat16 are close to those of float32.
     custom_objects: what the case needs to be loaded, besides what is registered.
     tolerance: of outputs that should be equal, relative to the largest.
+    jitted: arrays go through `called`, for what is slow op by op: on jax a loop is compiled anew.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Case:
     mixed: bool = True
     custom_objects: dict[str, Any] = field(default_factory=dict, hash=False)
     tolerance: float = 1e-5
+    jitted: bool = False
 
     def arrays(self) -> Arrays:
         rng = np.random.default_rng(len(self.name))
@@ -74,19 +77,28 @@ class Case:
 
     def apply(self, layer: Any, values: Any, **kwargs: Any) -> list[Any]:
         """The layer's outputs, flat, of arrays, tensors or symbolic tensors."""
+        if self.jitted and all(isinstance(v, np.ndarray) for v in values):
+            return called(layer, *self.arguments(values), **kwargs)
         values = [ops.convert_to_tensor(v) if isinstance(v, np.ndarray) else v for v in values]
-        arguments = [values] if self.call == "list" else values
-        return keras.tree.flatten(layer(*arguments, **kwargs))
+        return keras.tree.flatten(layer(*self.arguments(values), **kwargs))
+
+    def arguments(self, values: Any) -> list[Any]:
+        """What the layer is called with, of its inputs or of their shapes."""
+        if self.call == "cell":
+            return [values[0], list(values[1:])]
+        return [list(values)] if self.call == "list" else list(values)
 
     def declared(self, layer: Any, shapes: Any) -> list[tuple[int | None, ...]]:
         """What `compute_output_shape` says, flat."""
-        shape = layer.compute_output_shape(*([list(shapes)] if self.call == "list" else shapes))
-        return flat_shapes(shape)
+        return flat_shapes(layer.compute_output_shape(*self.arguments(shapes)))
 
     def built(self, **kwargs: Any) -> Any:
         """A layer whose trainable weights are not those of its initializers."""
         layer = self.make(**kwargs)
-        self.apply(layer, self.arrays())
+        if self.jitted:
+            layer.build(*(a.shape for a in self.arrays()))
+        else:
+            self.apply(layer, self.arrays())
         rng = np.random.default_rng(1)
         for weight in layer.trainable_weights:
             value = numpy(weight)
@@ -137,6 +149,15 @@ def run(case: Case, layer: Any, arrays: Any = None, **kwargs: Any) -> list[np.nd
     return [numpy(out) for out in case.apply(layer, values, **kwargs)]
 
 
+def of_model(case: Case, model: Any, arrays: Any) -> list[np.ndarray]:
+    """What a functional model of the layer gives in inference."""
+    if case.jitted:
+        outs = compiled(lambda given: model(given, training=False), arrays)
+    else:
+        outs = keras.tree.flatten(model(list(arrays), training=False))
+    return [numpy(out) for out in outs]
+
+
 def compiled(function: Callable[..., Any], arrays: Any) -> list[Any]:
     """What a function that assigns nothing gives, flat; on jax one compilation, not one an op."""
     given = [ops.convert_to_tensor(a) for a in arrays]
@@ -145,6 +166,41 @@ def compiled(function: Callable[..., Any], arrays: Any) -> list[Any]:
     import jax
 
     return keras.tree.flatten(jax.jit(function)(given))
+
+
+def called(layer: Any, *arguments: Any, **kwargs: Any) -> list[Any]:
+    """What a layer gives for arrays, flat; on jax compiled once for all layers that are its equal.
+
+    What the call assigns, to whatever variable, is assigned.
+    """
+    if BACKEND != "jax":
+        arguments = keras.tree.map_structure(ops.convert_to_tensor, arguments)
+        return keras.tree.flatten(layer(*arguments, **kwargs))
+    if not layer.built:
+        layer.build(*keras.tree.map_structure(lambda a: a.shape, arguments))
+    variables = layer.variables
+    outs, after = jitted_call(layer, **kwargs)([v.value for v in variables], arguments)
+    for variable, value in zip(variables, after, strict=True):
+        variable.assign(value)
+    return keras.tree.flatten(outs)
+
+
+JITTED: dict[str, Callable[..., Any]] = {}
+
+
+def jitted_call(layer: Any, **kwargs: Any) -> Callable[..., Any]:
+    import jax
+
+    def function(values: Any, arguments: Any) -> Any:
+        variables = layer.variables
+        with keras.StatelessScope(list(zip(variables, values, strict=True))) as scope:
+            outs = layer(*arguments, **kwargs)
+        return outs, [scope.get_current_value(v) for v in variables]
+
+    config = {**layer.get_config(), "name": None}
+    weights = [(v.shape, v.dtype, v.trainable) for v in layer.variables]
+    key = repr((type(layer), config, layer.get_build_config(), weights, kwargs))
+    return JITTED.setdefault(key, jax.jit(function))
 
 
 def values(variables: Any) -> dict[str, np.ndarray]:
@@ -215,8 +271,9 @@ def saved(case: Case, tmp_path: Path) -> None:
     for one, other in zip(loaded.weights, model.weights, strict=True):
         np.testing.assert_array_equal(numpy(one), numpy(other), err_msg=one.path)
     arrays = case.arrays()
-    found = [numpy(out) for out in keras.tree.flatten(loaded(list(arrays), training=False))]
-    close(found, run(case, layer, training=False), case.tolerance, "reloaded")
+    close(
+        of_model(case, loaded, arrays), run(case, layer, training=False), case.tolerance, "reloaded"
+    )
 
 
 def golden(case: Case) -> None:
@@ -227,8 +284,7 @@ def golden(case: Case) -> None:
     with zipfile.ZipFile(path) as archive, np.load(io.BytesIO(archive.read(GOLDEN))) as stored:
         arrays = [stored[f"input{i}"] for i in range(len(case.shapes))]
         wanted = [stored[name] for name in stored.files if name.startswith("output")]
-    found = [numpy(out) for out in keras.tree.flatten(loaded(arrays, training=False))]
-    close(found, wanted, max(case.tolerance, 2e-5), "golden")
+    close(of_model(case, loaded, arrays), wanted, max(case.tolerance, 2e-5), "golden")
 
 
 GOLDEN = "golden.npz"  # the member of a golden file with the inputs and outputs
@@ -416,7 +472,7 @@ def gradient(case: Case) -> None:
         outs, _ = layer.stateless_call(
             weights,
             [ops.convert_to_tensor(v) for v in state],
-            *([given] if case.call == "list" else given),
+            *case.arguments(given),
             **({"training": True} if takes_training else {}),
         )
         return [o for o in keras.tree.flatten(outs) if keras.backend.is_float_dtype(o.dtype)]
@@ -532,16 +588,18 @@ def fitted(case: Case, devices: int) -> dict[str, np.ndarray]:
         given = list(symbols)
         if keras.backend.is_float_dtype(symbols[0].dtype):
             given[0] = Gain()(given[0])
-        outs = [o for o in case.apply(layer, given) if keras.backend.is_float_dtype(o.dtype)]
-        outs = [Gain()(o) for o in outs]
-        model = keras.Model(symbols, outs)
+        outs = case.apply(layer, given)
+        floats = [Gain()(o) for o in outs if keras.backend.is_float_dtype(o.dtype)]
+        model = keras.Model(symbols, floats or outs)  # without any, the layer adds a loss itself
         rng = np.random.default_rng(4)
         for weight in layer.trainable_weights:
             noise = rng.standard_normal(weight.shape).astype("float32")
             weight.assign(numpy(weight) + 0.1 * noise)
         before = values(layer.trainable_weights)
         model.compile(
-            optimizer=keras.optimizers.SGD(0.05), loss="mse", jit_compile=BACKEND != "torch"
+            optimizer=keras.optimizers.SGD(0.05),
+            loss="mse" if floats else None,
+            jit_compile=BACKEND != "torch",
         )
         n = len(arrays[0])
         shapes = case.declared(layer, [a.shape for a in arrays])
@@ -551,7 +609,9 @@ def fitted(case: Case, devices: int) -> dict[str, np.ndarray]:
             for shape, kind in zip(shapes, kinds, strict=True)
             if keras.backend.is_float_dtype(kind)
         ]
-        history = model.fit(arrays, targets, batch_size=n, epochs=2, shuffle=False, verbose=0)
+        history = model.fit(
+            arrays, targets or None, batch_size=n, epochs=2, shuffle=False, verbose=0
+        )
         assert np.all(np.isfinite(history.history["loss"])), history.history
         after = values(layer.trainable_weights)
         still = [name for name in after if np.array_equal(after[name], before[name])]

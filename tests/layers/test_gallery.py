@@ -19,11 +19,8 @@ from keras_tl.layers import Rearrange
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "examples" / "layers.md").read_text("utf-8")
 REFERENCE = ROOT.parent / "shared" / "reference" / "original.md"
-# Rows of the layers for sequences and words, and of the bridge to other frameworks.
-TO_COME = {
-    "Word2vecEmbedding", "AverageEmbedding", "ReconLayer", "Seq2Seq",
-    "SlimNetsLayer", "EstimatorLayer",
-}  # fmt: skip
+# Rows of the bridge to other frameworks.
+TO_COME = {"SlimNetsLayer", "EstimatorLayer"}
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2, 4, 5, 3)).astype("float32") * 4

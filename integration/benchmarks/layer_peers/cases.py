@@ -19,6 +19,7 @@ class Case:
     """A layer that is called with `inputs`, in training unless it has no gradient.
 
     quick: whether `--quick` measures it. differentiable: how many of the first inputs get one.
+    kinds: what is measured: the call, and its gradient.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Case:
     inputs: Callable[[np.random.Generator], Arrays]
     quick: bool = False
     differentiable: int = 1
+    kinds: tuple[str, ...] = ("forward", "train")
     output: Callable[[Any], Any] = lambda outputs: outputs
 
 
@@ -132,6 +134,7 @@ CASES = [
         detections,
         quick=True,
         differentiable=0,
+        kinds=("forward",),
         output=lambda outputs: outputs["indices"],
     ),
 ]
