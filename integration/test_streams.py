@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from kafka.errors import KafkaError
 
 from keras_tl.storage.connection import Connection
 from keras_tl.streams import Producer, Stream, StreamError, TopicChanged, refusal
@@ -65,6 +66,19 @@ def numbers(first: int, count: int) -> dict[str, np.ndarray]:
 def produce(kafka: Connection, topic: str, count: int, first: int = 0, **options: Any) -> None:
     with Producer(kafka, topic, **{"block_size": 4, "partitions": 1, **options}) as producer:
         producer.send_many(**numbers(first, count))
+
+
+def test_who_only_asks_for_a_topic_makes_none(kafka: Connection, admin: Any, topic: str) -> None:
+    consumer = kafka.consumer(allow_auto_create_topics=False)
+    producer = kafka.producer(allow_auto_create_topics=False, max_block_ms=500)
+    try:
+        assert not consumer.partitions_for_topic(topic)
+        with contextlib.suppress(KafkaError):
+            producer.partitions_for(topic)
+        assert topic not in admin.list_topics()
+    finally:
+        consumer.close()
+        producer.close()
 
 
 def take(stream: Stream, batches: int) -> list[int]:

@@ -185,11 +185,15 @@ class Connection:
 
     def consumer(self, **options: Any) -> KafkaConsumer:
         """A new `KafkaConsumer` on this connection's servers."""
-        return _kafka_module().KafkaConsumer(**{**self.kafka, **options})
+        consumer = _kafka_module().KafkaConsumer(**{**self.kafka, **options})
+        _heed(consumer._client.cluster, consumer.config)
+        return consumer
 
     def producer(self, **options: Any) -> KafkaProducer:
         """A new `KafkaProducer` on this connection's servers."""
-        return _kafka_module().KafkaProducer(**{**self.kafka, **options})
+        producer = _kafka_module().KafkaProducer(**{**self.kafka, **options})
+        _heed(producer._metadata, producer.config)
+        return producer
 
     def close(self, timeout: float = 2.0) -> None:
         """Close the client; a server that does not answer holds this up for `timeout` s at most."""
@@ -217,6 +221,15 @@ def _renew_locks() -> None:
 
 
 os.register_at_fork(after_in_child=_renew_locks)
+
+
+def _heed(cluster: Any, config: Mapping[str, Any]) -> None:
+    """Metadata requests make no topics where the client is told so.
+
+    kafka-python 3.0.12 does not hand the option on (`kafka/net/manager.py`), and a broker makes a
+    topic that somebody only asks for, with its own number of partitions.
+    """
+    cluster.config["allow_auto_create_topics"] = config["allow_auto_create_topics"]
 
 
 def _kafka_module() -> Any:
